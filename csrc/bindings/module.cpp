@@ -1,0 +1,119 @@
+// The extension module ffrl_fast._core: addresses, sizes and strides in, nothing kept, the GIL released.
+//
+// Addresses come as integers (0 for null) from tensors that ffrl_fast/native.py has checked for dtype, shape, strides
+// and device and keeps alive during the call.
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "../core/dispatch.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using Address = std::uintptr_t;
+using Int = std::int64_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+/// One side of a problem, as ffrl_fast/native.py spells it: addresses of theta, τ, dτ/dt; stride of theta; how many
+/// potentials τ holds; D, width, depth, out_tanh, separable.
+template <class T>
+ffrl::Network<T> network(const py::tuple& n) {
+  ffrl::Network<T> net;
+  net.theta = at<const T>(n[0].cast<Address>());
+  net.tau = at<const T>(n[1].cast<Address>());
+  net.dtau = at<const T>(n[2].cast<Address>());
+  net.stride = n[3].cast<Int>();
+  net.conditioned = n[4].cast<Int>();
+  net.shape = {n[5].cast<Int>(), n[6].cast<Int>(), n[7].cast<Int>(), n[8].cast<bool>(), n[9].cast<bool>()};
+  return net;
+}
+
+/// threads, rows, potentials, times, z, stride of z, t, selected, index, gates, residual
+template <class T>
+ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const py::object& force) {
+  ffrl::Problem<T> p;
+  p.threads = c[0].cast<int>();
+  p.rows = c[1].cast<Int>();
+  p.potentials = c[2].cast<Int>();
+  p.times = c[3].cast<Int>();
+  p.z = at<const T>(c[4].cast<Address>());
+  p.z_stride = c[5].cast<Int>();
+  p.t = at<const T>(c[6].cast<Address>());
+  p.selected = c[7].cast<Int>();
+  p.index = at<const Int>(c[8].cast<Address>());
+  p.gates = at<const T>(c[9].cast<Address>());
+  p.residual = c[10].cast<bool>();
+  p.potential = network<T>(potential);
+  if (!force.is_none()) p.force = network<T>(force.cast<py::tuple>());
+  return p;
+}
+
+template <class T>
+void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, Address u, Address dt,
+             Address grad, Address residual, Address force_value, Address tape) {
+  const auto p = problem<T>(call, potential, force);
+  const ffrl::Outputs<T> out{at<T>(u), at<T>(dt), at<T>(grad), at<T>(residual), at<T>(force_value), at<T>(tape)};
+  py::gil_scoped_release release;
+  ffrl::forward(p, out);
+}
+
+template <class T>
+void backward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& saved,
+              const py::tuple& cotangents, const py::tuple& gradients) {
+  const auto p = problem<T>(call, potential, force);
+  const auto address = [](const py::tuple& of, int i) { return of[i].cast<Address>(); };
+  const ffrl::Saved<T> kept{at<const T>(address(saved, 0)), at<const T>(address(saved, 1)), at<T>(address(saved, 2))};
+  const ffrl::Cotangents<T> bar{at<const T>(address(cotangents, 0)), at<const T>(address(cotangents, 1)),
+                                at<const T>(address(cotangents, 2)), at<const T>(address(cotangents, 3))};
+  const ffrl::Gradients<T> grads{at<T>(address(gradients, 0)), at<T>(address(gradients, 1)),
+                                 at<T>(address(gradients, 2)), at<T>(address(gradients, 3)),
+                                 at<T>(address(gradients, 4)), at<T>(address(gradients, 5)),
+                                 at<T>(address(gradients, 6)), at<T>(address(gradients, 7))};
+  py::gil_scoped_release release;
+  ffrl::backward(p, kept, bar, grads);
+}
+
+template <class T>
+void define(py::module_& m, const std::string& suffix) {
+  m.def(("forward_" + suffix).c_str(), forward<T>);
+  m.def(("backward_" + suffix).c_str(), backward<T>);
+  m.def(("tape_row_" + suffix).c_str(), [](Int width, Int depth, bool derivatives) {
+    return ffrl::tape_row<T>({1, width, depth, true, false}, derivatives);
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The native engine of ffrl_fast.";
+  define<float>(m, "f32");
+  define<double>(m, "f64");
+  m.def("isa", [] { return ffrl::isa().name; }, "The instruction set in use; chosen at the first call.");
+  m.def(
+      "isas",
+      [] {
+        py::list all;
+        for (const ffrl::Isa* isa : ffrl::compiled_isas()) all.append(py::make_tuple(isa->name, isa->supported()));
+        return all;
+      },
+      "(name, supported by this processor) of every instruction set compiled in, best first.");
+  m.def(
+      "layout",
+      [](Int dim, Int width, Int depth) {
+        const ffrl::Layout at({dim, width, depth, true, true});
+        return py::dict(py::arg("w_in") = at.w_in, py::arg("b_in") = at.b_in, py::arg("w_hid") = at.w_hid,
+                        py::arg("b_hid") = at.b_hid, py::arg("w_out") = at.w_out, py::arg("b_out") = at.b_out,
+                        py::arg("energy") = at.energy);
+      },
+      "Offsets of a potential's weights in its row of theta.");
+  // The choice is made at import, so that a forced instruction set which cannot run is an error there and then.
+  ffrl::isa();
+}

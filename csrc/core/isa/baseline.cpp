@@ -1,0 +1,9 @@
+#define FFRL_ISA baseline
+#define FFRL_VECTOR_BYTES 16
+#define FFRL_VECTOR_REGISTERS 16
+
+namespace ffrl::FFRL_ISA {
+static bool supported() { return true; }
+}  // namespace ffrl::FFRL_ISA
+
+#include "entry.hpp"

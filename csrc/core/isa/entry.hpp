@@ -1,0 +1,28 @@
+// Included by each instruction set's translation unit after it has defined FFRL_ISA, FFRL_VECTOR_BYTES,
+// FFRL_VECTOR_REGISTERS and `supported`: defines FFRL_ISA::kIsa.
+#pragma once
+
+#include "../dispatch.hpp"
+#include "../engine.hpp"
+
+#define FFRL_STRINGIFY_(x) #x
+#define FFRL_STRINGIFY(x) FFRL_STRINGIFY_(x)
+
+namespace ffrl::FFRL_ISA {
+
+template <class T>
+void forward(const Problem<T>& p, const Schedule& s, const Outputs<T>& out) {
+  Engine<T>(p, s).forward(out);
+}
+
+template <class T>
+void backward(const Problem<T>& p, const Schedule& s, const Saved<T>& saved, const Cotangents<T>& bar,
+              const Gradients<T>& grads) {
+  Engine<T>(p, s).backward(saved, bar, grads);
+}
+
+extern const Isa kIsa;
+const Isa kIsa = {
+    FFRL_STRINGIFY(FFRL_ISA), supported, {forward<float>, backward<float>}, {forward<double>, backward<double>}};
+
+}  // namespace ffrl::FFRL_ISA

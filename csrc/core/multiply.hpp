@@ -1,0 +1,206 @@
+// Products of row tiles with packed weights, and the outer products of weight gradients.
+//
+// A weight matrix is packed into panels of one to four vectors of columns. The register tile of a panel is chosen by
+// loads per multiply-add: the processor does not sustain two vector loads a cycle, so a tile of M rows × N vectors,
+// which loads M + N operands for M·N multiply-adds, should be near square and fill the register file.
+#pragma once
+
+#include "layout.hpp"
+#include "simd.hpp"
+
+namespace ffrl::FFRL_ISA {
+
+inline constexpr int kMaxPanel = FFRL_VECTOR_REGISTERS >= 32 ? 4 : 3;
+
+/// Rows of the register tile for a panel of `vectors` columns: accumulators, one row of the panel and one broadcast
+/// value fill the registers. All divide kTileRows.
+constexpr int tile_height(int vectors) {
+  if (FFRL_VECTOR_REGISTERS >= 32) return vectors == 4 ? 6 : vectors == 3 ? 8 : 12;
+  return vectors == 3 ? 4 : vectors == 2 ? 6 : 12;
+}
+
+/// Width of the next panel when `left` vectors of columns remain: as few narrow panels as possible, no padding.
+constexpr int panel_width(std::int64_t left) {
+  if (left <= kMaxPanel) return static_cast<int>(left);
+  if (kMaxPanel == 4) return left % 4 == 0 ? 4 : 3;
+  return left % 3 == 0 ? 3 : 2;
+}
+
+/// w (inner, columns) in panels: panel after panel, each (inner, its columns), the last vector padded with zeros.
+template <class T>
+struct Panels {
+  const T* data;
+  std::int64_t inner;
+  std::int64_t vectors;  // of columns, all panels together
+};
+
+template <class T>
+constexpr std::int64_t panels_size(std::int64_t inner, std::int64_t columns) {
+  return inner * padded<T>(columns);
+}
+
+/// Packs w with w[k, n] = source[k·row_step + n·column_step].
+template <class T>
+Panels<T> pack(const T* source, std::int64_t row_step, std::int64_t column_step, std::int64_t inner,
+               std::int64_t columns, T* panels) {
+  const std::int64_t vectors = padded<T>(columns) / kLanes<T>;
+  for (std::int64_t at = 0; at < vectors;) {
+    const int width = panel_width(vectors - at) * kLanes<T>;
+    const std::int64_t first = at * kLanes<T>;
+    const std::int64_t real = columns - first < width ? columns - first : width;
+    T* out = panels + first * inner;
+    for (std::int64_t k = 0; k < inner; ++k, out += width) {
+      const T* in = source + k * row_step + first * column_step;
+      for (std::int64_t n = 0; n < real; ++n) out[n] = in[n * column_step];
+      for (std::int64_t n = real > 0 ? real : 0; n < width; ++n) out[n] = T(0);
+    }
+    at += width / kLanes<T>;
+  }
+  return {panels, inner, vectors};
+}
+
+/// A compile-time panel width, as an argument.
+template <int N>
+struct Width {
+  static constexpr int value = N;
+};
+
+/// y[i, :] = Σ_k x[i, k] panel[k, :] for M rows of N vectors. Not inlined: inside a larger function the compiler spills
+/// the accumulators.
+template <class T, int M, int N>
+[[gnu::noinline]] void register_tile(std::int64_t inner, const T* x, std::int64_t x_stride, const T* panel, T* y,
+                                     std::int64_t y_stride) {
+  Vec<T> sum[M][N] = {};
+#pragma GCC unroll 1
+  for (std::int64_t k = 0; k < inner; ++k) {
+    Vec<T> w[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) w[j] = load(panel + j * kLanes<T>);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+      const Vec<T> xi = broadcast(x[i * x_stride]);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) sum[i][j] += xi * w[j];
+    }
+    ++x;
+    panel += N * kLanes<T>;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) store(y + i * y_stride + j * kLanes<T>, sum[i][j]);
+}
+
+/// g[i, :] += Σ_r p[r, i] q[r, :] + Σ_r p2[r, i] q2[r, :], the second sum only when p2 is given: both outer products of
+/// a weight gradient in one pass over g. The tile's own sum is formed before g is added, so that rounding errors grow
+/// with the number of tiles, not of rows.
+template <class T, int M, int N>
+[[gnu::noinline]] void outer_tile(std::int64_t rows, const T* p, const T* q, const T* p2, const T* q2,
+                                  std::int64_t p_stride, std::int64_t q_stride, T* g, std::int64_t g_stride) {
+  Vec<T> sum[M][N] = {};
+  for (int pair = 0; pair < (p2 ? 2 : 1); ++pair) {
+    const T* pr = pair ? p2 : p;
+    const T* qr = pair ? q2 : q;
+#pragma GCC unroll 1
+    for (std::int64_t r = 0; r < rows; ++r) {
+      Vec<T> qv[N];
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) qv[j] = load(qr + j * kLanes<T>);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; ++i) {
+        const Vec<T> pi = broadcast(pr[i]);
+#pragma GCC unroll 4
+        for (int j = 0; j < N; ++j) sum[i][j] += pi * qv[j];
+      }
+      pr += p_stride;
+      qr += q_stride;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      T* at = g + i * g_stride + j * kLanes<T>;
+      store(at, load(at) + sum[i][j]);
+    }
+}
+
+/// The tile functions of one panel width by height, 1 … tile_height.
+template <class T, int N>
+struct TilesByHeight {
+  static constexpr int kHeight = tile_height(N);
+  using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t);
+  using Outer = void (*)(std::int64_t, const T*, const T*, const T*, const T*, std::int64_t, std::int64_t, T*,
+                         std::int64_t);
+  Register multiply[kHeight];
+  Outer outer[kHeight];
+
+  template <int M = kHeight>
+  constexpr void fill() {
+    multiply[M - 1] = register_tile<T, M, N>;
+    outer[M - 1] = outer_tile<T, M, N>;
+    if constexpr (M > 1) fill<M - 1>();
+  }
+  constexpr TilesByHeight() : multiply{}, outer{} { fill(); }
+};
+
+template <class T, int N>
+inline constexpr TilesByHeight<T, N> kTiles{};
+
+/// Calls f(Width<N>, first vector) for each panel of `vectors` columns.
+template <class F>
+FFRL_INLINE void for_each_panel(std::int64_t vectors, F f) {
+  for (std::int64_t at = 0; at < vectors;) {
+    const int width = panel_width(vectors - at);
+    switch (width) {
+      case 1:
+        f(Width<1>{}, at);
+        break;
+      case 2:
+        f(Width<2>{}, at);
+        break;
+      case 3:
+        f(Width<3>{}, at);
+        break;
+      default:
+        if constexpr (kMaxPanel == 4) f(Width<4>{}, at);
+    }
+    at += width;
+  }
+}
+
+/// y (rows, columns) = x (rows, inner) · w. After each panel of columns, while it is still in the first-level cache,
+/// `epilogue(Width<N>, column)` may transform y[:, column …] in place.
+template <class T, class Epilogue>
+FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, const Panels<T>& w, T* y,
+                          std::int64_t y_stride, Epilogue epilogue) {
+  for_each_panel(w.vectors, [&](auto width, std::int64_t at) {
+    constexpr int n = decltype(width)::value;
+    using Tiles = TilesByHeight<T, n>;
+    const std::int64_t column = at * kLanes<T>;
+    for (std::int64_t r = 0; r < rows; r += Tiles::kHeight) {
+      const std::int64_t height = rows - r < Tiles::kHeight ? rows - r : Tiles::kHeight;
+      kTiles<T, n>.multiply[height - 1](w.inner, x + r * x_stride, x_stride, w.data + column * w.inner,
+                                        y + r * y_stride + column, y_stride);
+    }
+    epilogue(width, column);
+  });
+}
+
+/// g (n, columns) += pᵀ q + p2ᵀ q2 over the rows of a tile; p2 null leaves the second product out.
+template <class T>
+void add_outer(std::int64_t rows, std::int64_t n, std::int64_t columns, const T* p, const T* q, const T* p2,
+               const T* q2, std::int64_t p_stride, std::int64_t q_stride, T* g) {
+  for_each_panel(padded<T>(columns) / kLanes<T>, [&](auto width, std::int64_t at) {
+    constexpr int w = decltype(width)::value;
+    using Tiles = TilesByHeight<T, w>;
+    const std::int64_t column = at * kLanes<T>;
+    for (std::int64_t i = 0; i < n; i += Tiles::kHeight) {
+      const std::int64_t height = n - i < Tiles::kHeight ? n - i : Tiles::kHeight;
+      kTiles<T, w>.outer[height - 1](rows, p + i, q + column, p2 ? p2 + i : nullptr, p2 ? q2 + column : nullptr,
+                                     p_stride, q_stride, g + i * padded<T>(columns) + column, padded<T>(columns));
+    }
+  });
+}
+
+}  // namespace ffrl::FFRL_ISA

@@ -1,0 +1,385 @@
+// One tile of rows through one potential: the sweeps of ffrl_fast/reference.py, phase by phase.
+//
+// Vectors run along the features. Every phase is one product of the tile with a packed weight matrix, and the
+// elementwise work that follows it is done panel by panel on what the product has just written.
+#pragma once
+
+#include "elementary.hpp"
+#include "layout.hpp"
+#include "memory.hpp"
+#include "multiply.hpp"
+#include "schedule.hpp"
+#include "simd.hpp"
+
+namespace ffrl::FFRL_ISA {
+
+/// Weights of one potential, packed; vectors padded with zeros.
+template <class T>
+struct PackedNetwork {
+  Panels<T> in, in_transposed;     // z → W_in z and g → W_inᵀ g
+  Panels<T>*hid, *hid_transposed;  // L of each
+  T *b_in, *b_hid, *w_out;         // (Hp,), (L, Hp), (Hp,)
+  T b_out, energy;
+  T *tau, *dtau;  // (Hp,) of the one time that all rows share; null where each row has its own or τ = 0
+};
+
+/// Sums over rows of one potential's parameter gradients.
+template <class T>
+struct WeightSums {
+  T* w_in;                   // (H, Dp); null when weight gradients are not wanted
+  T* w_hid;                  // (L, H, Hp)
+  T *b_in, *b_hid, *w_out;   // (Hp,), (L, Hp), (Hp,)
+  T *tau, *dtau;             // (Hp,), used where all rows share one time
+  T *b_out, *energy, *time;  // scalars; `time` is the gradient of −E t with respect to t
+};
+
+/// Activations kept from the forward sweep for the backward one.
+template <class T>
+struct Activations {
+  T* a;      // (rows, Hp)
+  T* c;      // (L, rows, Hp)
+  T* v;      // (L, rows, Hp); v[ℓ] = W_ℓᵀ ĥ_ℓ
+  T* value;  // (rows,) φ(o)
+
+  Activations(T* memory, std::int64_t rows, std::int64_t width, std::int64_t depth, bool derivatives)
+      : a(memory),
+        c(a + rows * width),
+        v(c + depth * rows * width),
+        value(v + (derivatives ? depth * rows * width : 0)) {}
+};
+
+/// τ and dτ/dt as the tile sees them: row r at tau + r·stride, stride 0 where all rows share one time.
+template <class T>
+struct TileConditioning {
+  const T* tau = nullptr;   // per row only: a shared τ is folded into the first hidden bias
+  const T* dtau = nullptr;  // null: dτ/dt = 0
+  std::int64_t dtau_stride = 0;
+};
+
+/// Cotangents of one tile's outputs for one potential before its gate is applied, and the gate.
+template <class T>
+struct TileCotangents {
+  const T* u;     // (rows,)
+  const T* dt;    // (rows,)
+  const T* grad;  // (rows, Dp)
+  const T* gate;  // (rows,)
+};
+
+template <class T>
+class NetworkTile {
+  static constexpr int kVector = kLanes<T>;
+
+ public:
+  NetworkTile(const NetworkShape& shape, bool derivatives, Carver& memory)
+      : shape_(shape), width_(padded<T>(shape.width)), dim_(padded<T>(shape.dim)), depth_(shape.depth) {
+    const std::int64_t block = kTileRows * width_;
+    own_tape_ = memory.take<T>(kTileRows * (width_ * (1 + depth_ * (derivatives ? 2 : 1)) + padded<T>(1)));
+    s0_ = memory.take<T>(block);
+    h_ = memory.take<T>(depth_ * block);
+    g_a_ = memory.take<T>(block);
+    d_a_ = memory.take<T>(block);
+    d_v_ = memory.take<T>(depth_ * block);
+    d_p_ = memory.take<T>(depth_ * block);
+    d_s_ = memory.take<T>(block);
+    row_partial_ = memory.take<T>(kTileRows * kVector);
+    slope_ = memory.take<T>(kTileRows);
+    d_slope_ = memory.take<T>(kTileRows);
+    d_out_ = memory.take<T>(kTileRows);
+  }
+
+  /// Where activations live when no tape is kept.
+  T* own_tape() const { return own_tape_; }
+  Activations<T> activations(T* memory, std::int64_t rows, bool derivatives) const {
+    return {memory, rows, width_, depth_, derivatives};
+  }
+
+  /// Fills `keep`; with derivatives also dt = ∂_t φ(o) (rows,) and grad = ∇_z φ(o) (rows, Dp).
+  template <bool kDerivatives>
+  void forward(const PackedNetwork<T>& w, const TileConditioning<T>& at, const T* z, std::int64_t rows,
+               Activations<T> keep, T* dt, T* grad) {
+    input_layer(w, at, z, rows, keep);
+    clear_row_partials(rows);
+    for (std::int64_t l = 0; l < depth_; ++l)
+      hidden_layer<kDerivatives>(w, l, rows, keep, layer_input(at, keep, l, rows));
+    output(w, rows, keep);
+    if constexpr (kDerivatives) {
+      clear_row_partials(rows);
+      for (std::int64_t l = depth_ - 1; l > 0; --l) reverse_layer(w, l, rows, keep);
+      reverse_first_layer(w, at, rows, keep);
+      for (std::int64_t r = 0; r < rows; ++r) dt[r] = slope_[r] * row_sum(r);
+      multiply(rows, g_a_, width_, w.in_transposed, grad, dim_, [](auto, std::int64_t) {});
+    }
+  }
+
+  /// Adds this tile's parameter gradients to `sums`, writes d_z (rows, Dp), and where the pointers are given: the rows
+  /// of dL/dτ (rows, Hp) and dL/d(dτ/dt) (rows, Hp), and dL/dgate of ⟨cotangents, (φ(o), ∂_t φ(o), ∇φ(o))⟩ (rows,).
+  template <bool kDerivatives>
+  void backward(const PackedNetwork<T>& w, const TileConditioning<T>& at, const T* z, std::int64_t rows,
+                Activations<T> kept, const TileCotangents<T>& cotangents, WeightSums<T>& sums, T* d_z, T* d_tau,
+                T* d_dtau, T* d_gate) {
+    set_slope(rows, kept);
+    for (std::int64_t r = 0; r < rows; ++r) d_slope_[r] = T(0);
+    if constexpr (kDerivatives) {
+      gradient_cotangent(w, at, rows, kept, cotangents, sums, d_dtau);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T u = kept.value[r];
+      const T through_slope = shape_.out_tanh ? -2 * u * d_slope_[r] : T(0);
+      d_out_[r] = cotangents.gate[r] * (cotangents.u[r] + through_slope) * slope_[r];
+      *sums.b_out += d_out_[r];
+      if (d_gate) d_gate[r] = cotangents.u[r] * u + slope_[r] * d_slope_[r];
+    }
+    for (std::int64_t l = 0; l + 1 < depth_; ++l)
+      if constexpr (kDerivatives) reverse_cotangent(w, l, rows, kept);
+    last_layer_cotangent<kDerivatives>(w, rows, kept, sums);
+    for (std::int64_t l = depth_ - 1; l > 0; --l) hidden_cotangent<kDerivatives>(w, l, rows, kept, sums);
+    input_cotangent<kDerivatives>(w, rows, kept, sums, d_tau);
+    multiply(rows, d_s_, width_, w.in_transposed, d_z, dim_, [](auto, std::int64_t) {});
+    if (sums.w_in) weight_sums<kDerivatives>(at, z, rows, kept, cotangents, sums);
+  }
+
+ private:
+  // Calls body(r, offset of the vector in a (rows, Hp) block, column) over the tile's rows and one panel's vectors.
+  template <class W, class Body>
+  FFRL_INLINE void each(W, std::int64_t rows, std::int64_t column, Body body) const {
+    for (std::int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < W::value; ++j) body(r, r * width_ + column + j * kVector, column + j * kVector, j);
+  }
+
+  template <int N>
+  static FFRL_INLINE void add_columns(T* sums, std::int64_t column, const Vec<T> (&part)[N]) {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      T* at = sums + column + j * kVector;
+      store(at, load(at) + part[j]);
+    }
+  }
+
+  void clear_row_partials(std::int64_t rows) { __builtin_memset(row_partial_, 0, rows * kVector * sizeof(T)); }
+  FFRL_INLINE void add_to_row(std::int64_t r, Vec<T> x) {
+    store(row_partial_ + r * kVector, load(row_partial_ + r * kVector) + x);
+  }
+  FFRL_INLINE T row_sum(std::int64_t r) const { return horizontal_sum<T>(load(row_partial_ + r * kVector)); }
+
+  static FFRL_INLINE Vec<T> one_minus_square(Vec<T> x) { return broadcast(T(1)) - x * x; }
+
+  T* layer(T* block, std::int64_t l, std::int64_t rows) const { return block + l * rows * width_; }
+
+  /// s_{ℓ}, what hidden layer ℓ reads (ℓ from 0).
+  const T* layer_input(const TileConditioning<T>& at, const Activations<T>& keep, std::int64_t l,
+                       std::int64_t rows) const {
+    return l > 0 ? layer(keep.c, l - 1, rows) : at.tau ? s0_ : keep.a;
+  }
+
+  // a = tanh(W_in z + b_in); s_0 = a + τ where every row has its own τ
+  void input_layer(const PackedNetwork<T>& w, const TileConditioning<T>& at, const T* z, std::int64_t rows,
+                   Activations<T>& keep) {
+    multiply(rows, z, dim_, w.in, keep.a, width_, [&](auto width, std::int64_t column) {
+      each(width, rows, column, [&](std::int64_t, std::int64_t at_, std::int64_t n, int) {
+        store(keep.a + at_, tanh<T>(load(keep.a + at_) + load(w.b_in + n)));
+      });
+    });
+    if (at.tau) add_time(at, rows, keep);
+  }
+
+  void add_time(const TileConditioning<T>& at, std::int64_t rows, const Activations<T>& keep) {
+    for (std::int64_t i = 0; i < rows * width_; i += kVector) store(s0_ + i, load(keep.a + i) + load(at.tau + i));
+  }
+
+  // c_ℓ = tanh(W_ℓ s_{ℓ−1} + b_ℓ); for ℓ = L also o += w_out · c and ĥ_L = w_out ⊙ (1 − c²)
+  template <bool kDerivatives>
+  void hidden_layer(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, Activations<T>& keep, const T* s) {
+    T* c = layer(keep.c, l, rows);
+    T* h = layer(h_, l, rows);
+    const T* b = w.b_hid + l * width_;
+    const bool last = l == depth_ - 1;
+    multiply(rows, s, width_, w.hid[l], c, width_, [&](auto width, std::int64_t column) {
+      if (!last) {
+        each(width, rows, column, [&](std::int64_t, std::int64_t at, std::int64_t n, int) {
+          store(c + at, tanh<T>(load(c + at) + load(b + n)));
+        });
+        return;
+      }
+      each(width, rows, column, [&](std::int64_t r, std::int64_t at, std::int64_t n, int) {
+        const Vec<T> x = tanh<T>(load(c + at) + load(b + n)), out = load(w.w_out + n);
+        store(c + at, x);
+        add_to_row(r, out * x);
+        if constexpr (kDerivatives) store(h + at, out * one_minus_square(x));
+      });
+    });
+  }
+
+  // u = φ(o), φ'
+  void output(const PackedNetwork<T>& w, std::int64_t rows, Activations<T>& keep) {
+    for (std::int64_t r = 0; r < rows; ++r) slope_[r] = row_sum(r) + w.b_out;
+    for (std::int64_t r = rows; r < kTileRows; ++r) slope_[r] = T(0);
+    if (shape_.out_tanh)
+      for (std::int64_t r = 0; r < rows; r += kVector) store(slope_ + r, tanh<T>(load(slope_ + r)));
+    __builtin_memcpy(keep.value, slope_, rows * sizeof(T));
+    set_slope(rows, keep);
+  }
+
+  void set_slope(std::int64_t rows, const Activations<T>& keep) {
+    for (std::int64_t r = 0; r < rows; ++r) slope_[r] = shape_.out_tanh ? 1 - keep.value[r] * keep.value[r] : T(1);
+  }
+
+  // v_ℓ = W_ℓᵀ ĥ_ℓ and ĥ_{ℓ−1} = v_ℓ ⊙ (1 − c_{ℓ−1}²)
+  void reverse_layer(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, Activations<T>& keep) {
+    T* v = layer(keep.v, l, rows);
+    const T* c = layer(keep.c, l - 1, rows);
+    T* h = layer(h_, l - 1, rows);
+    multiply(rows, layer(h_, l, rows), width_, w.hid_transposed[l], v, width_, [&](auto width, std::int64_t column) {
+      each(width, rows, column, [&](std::int64_t, std::int64_t at, std::int64_t, int) {
+        store(h + at, load(v + at) * one_minus_square(load(c + at)));
+      });
+    });
+  }
+
+  // v_1 = W_1ᵀ ĥ_1; g_a = φ' v_1 ⊙ (1 − a²) and, in the row sums, v_1 · dτ/dt
+  void reverse_first_layer(const PackedNetwork<T>& w, const TileConditioning<T>& at, std::int64_t rows,
+                           Activations<T>& keep) {
+    multiply(rows, h_, width_, w.hid_transposed[0], keep.v, width_, [&](auto width, std::int64_t column) {
+      each(width, rows, column, [&](std::int64_t r, std::int64_t i, std::int64_t n, int) {
+        const Vec<T> v = load(keep.v + i);
+        store(g_a_ + i, slope_[r] * v * one_minus_square(load(keep.a + i)));
+        if (at.dtau) add_to_row(r, v * load(at.dtau + r * at.dtau_stride + n));
+      });
+    });
+  }
+
+  // d_ga = W_in ḡ; then, with γ the gate, d_gs = d_ga ⊙ (1 − a²) + t̄ dτ/dt, d_φ' = d_gs · v_1,
+  // d_v1 = γ φ' d_gs, the part of d_a through 1 − a², and g_a again for the weight gradient
+  void gradient_cotangent(const PackedNetwork<T>& w, const TileConditioning<T>& at, std::int64_t rows,
+                          const Activations<T>& kept, const TileCotangents<T>& cotangents, WeightSums<T>& sums,
+                          T* d_dtau) {
+    clear_row_partials(rows);
+    multiply(rows, cotangents.grad, dim_, w.in, d_v_, width_, [&](auto width, std::int64_t column) {
+      Vec<T> dtau_sum[decltype(width)::value] = {};
+      each(width, rows, column, [&](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
+        const Vec<T> d_ga = load(d_v_ + i), a = load(kept.a + i), v = load(kept.v + i);
+        const T gate = cotangents.gate[r], d_dt = cotangents.dt[r];
+        const Vec<T> a1 = one_minus_square(a), g_s = (gate * slope_[r]) * v;
+        Vec<T> d_gs = d_ga * a1;
+        if (at.dtau) {
+          d_gs += d_dt * load(at.dtau + r * at.dtau_stride + n);
+          dtau_sum[j] += d_dt * g_s;
+          if (d_dtau) store(d_dtau + i, d_dt * g_s);
+        }
+        add_to_row(r, d_gs * v);
+        store(g_a_ + i, g_s * a1);
+        store(d_a_ + i, d_ga * g_s * (T(-2) * a));
+        store(d_v_ + i, (gate * slope_[r]) * d_gs);
+      });
+      if (at.dtau) add_columns(sums.dtau, column, dtau_sum);
+    });
+    for (std::int64_t r = 0; r < rows; ++r) d_slope_[r] = row_sum(r);
+  }
+
+  // d_ĥ = W_ℓ d_v; d_v of the layer above, the part of d_c through 1 − c², and ĥ_ℓ again for the weight gradient
+  void reverse_cotangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept) {
+    const T* c = layer(kept.c, l, rows);
+    const T* v_above = layer(kept.v, l + 1, rows);
+    T *d_v_above = layer(d_v_, l + 1, rows), *d_c = layer(d_p_, l, rows), *h = layer(h_, l, rows);
+    multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_v_above, width_, [&](auto width, std::int64_t column) {
+      each(width, rows, column, [&](std::int64_t, std::int64_t i, std::int64_t, int) {
+        const Vec<T> d_h = load(d_v_above + i), x = load(c + i), v = load(v_above + i), c1 = one_minus_square(x);
+        store(h + i, v * c1);
+        store(d_c + i, d_h * v * (T(-2) * x));
+        store(d_v_above + i, d_h * c1);
+      });
+    });
+  }
+
+  // d_ĥ_L = W_L d_v_L; d_p_L = (d_ĥ ⊙ w_out ⊙ (−2c) + d_o w_out) ⊙ (1 − c²); sums of dw_out and db_L
+  template <bool kDerivatives>
+  void last_layer_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
+                            WeightSums<T>& sums) {
+    const std::int64_t l = depth_ - 1;
+    const T* c = layer(kept.c, l, rows);
+    T *d_p = layer(d_p_, l, rows), *h = layer(h_, l, rows), *b_sum = sums.b_hid + l * width_;
+    const auto epilogue = [&](auto width, std::int64_t column) {
+      Vec<T> d_out_weight[decltype(width)::value] = {}, d_bias[decltype(width)::value] = {};
+      each(width, rows, column, [&](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
+        const Vec<T> x = load(c + i), out = load(w.w_out + n), c1 = one_minus_square(x);
+        Vec<T> d_c = broadcast(d_out_[r]);
+        d_out_weight[j] += d_out_[r] * x;
+        if constexpr (kDerivatives) {
+          const Vec<T> d_h = load(d_p + i);
+          d_out_weight[j] += d_h * c1;
+          d_c += d_h * (T(-2) * x);
+          store(h + i, out * c1);
+        }
+        const Vec<T> d = d_c * out * c1;
+        d_bias[j] += d;
+        store(d_p + i, d);
+      });
+      add_columns(sums.w_out, column, d_out_weight);
+      add_columns(b_sum, column, d_bias);
+    };
+    if constexpr (kDerivatives)
+      multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_p, width_, epilogue);
+    else
+      for_each_panel(width_ / kVector, [&](auto width, std::int64_t at) { epilogue(width, at * kVector); });
+  }
+
+  // d_s = W_ℓᵀ d_p_ℓ; d_p_{ℓ−1} = (d_c_{ℓ−1} + d_s) ⊙ (1 − c_{ℓ−1}²); sum of db_{ℓ−1}
+  template <bool kDerivatives>
+  void hidden_cotangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept,
+                        WeightSums<T>& sums) {
+    const T* c = layer(kept.c, l - 1, rows);
+    T *d_p = layer(d_p_, l - 1, rows), *b_sum = sums.b_hid + (l - 1) * width_;
+    multiply(rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s_, width_,
+             [&](auto width, std::int64_t column) {
+               Vec<T> d_bias[decltype(width)::value] = {};
+               each(width, rows, column, [&](std::int64_t, std::int64_t i, std::int64_t, int j) {
+                 Vec<T> d = load(d_s_ + i);
+                 if constexpr (kDerivatives) d += load(d_p + i);
+                 d *= one_minus_square(load(c + i));
+                 d_bias[j] += d;
+                 store(d_p + i, d);
+               });
+               add_columns(b_sum, column, d_bias);
+             });
+  }
+
+  // d_s0 = W_1ᵀ d_p_1, which is also dL/dτ; d_q = (d_a + d_s0) ⊙ (1 − a²), left in d_s; sums of dτ and db_in
+  template <bool kDerivatives>
+  void input_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept, WeightSums<T>& sums,
+                       T* d_tau) {
+    multiply(rows, d_p_, width_, w.hid_transposed[0], d_s_, width_, [&](auto width, std::int64_t column) {
+      Vec<T> d_time[decltype(width)::value] = {}, d_bias[decltype(width)::value] = {};
+      each(width, rows, column, [&](std::int64_t, std::int64_t i, std::int64_t, int j) {
+        const Vec<T> d_s = load(d_s_ + i);
+        if (d_tau) store(d_tau + i, d_s);
+        d_time[j] += d_s;
+        Vec<T> d = d_s;
+        if constexpr (kDerivatives) d += load(d_a_ + i);
+        d *= one_minus_square(load(kept.a + i));
+        d_bias[j] += d;
+        store(d_s_ + i, d);
+      });
+      add_columns(sums.tau, column, d_time);
+      add_columns(sums.b_in, column, d_bias);
+    });
+  }
+
+  // dW_ℓ += d_pᵀ s_{ℓ−1} + ĥᵀ d_v and dW_in += d_qᵀ z + g_aᵀ ḡ
+  template <bool kDerivatives>
+  void weight_sums(const TileConditioning<T>& at, const T* z, std::int64_t rows, const Activations<T>& kept,
+                   const TileCotangents<T>& cotangents, WeightSums<T>& sums) {
+    const std::int64_t h = shape_.width;
+    if (at.tau) add_time(at, rows, kept);
+    for (std::int64_t l = 0; l < depth_; ++l)
+      add_outer<T>(rows, h, h, layer(d_p_, l, rows), layer_input(at, kept, l, rows),
+                   kDerivatives ? layer(h_, l, rows) : nullptr, layer(d_v_, l, rows), width_, width_,
+                   sums.w_hid + l * h * width_);
+    add_outer<T>(rows, h, shape_.dim, d_s_, z, kDerivatives ? g_a_ : nullptr, cotangents.grad, width_, dim_, sums.w_in);
+  }
+
+  NetworkShape shape_;
+  std::int64_t width_, dim_, depth_;  // Hp, Dp, L
+  T *own_tape_, *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_;
+};
+
+}  // namespace ffrl::FFRL_ISA

@@ -1,0 +1,74 @@
+// Vectors of one register, on GCC's and Clang's vector extensions.
+//
+// This header and all that include it are compiled once per instruction set, each time inside a namespace of its own
+// (FFRL_ISA): two translation units compiled with different flags must never share an inline function, or the linker
+// would keep the copy which only the newer processor can run. For the same reason no standard-library template that may
+// be emitted out of line (containers, algorithms) is used below this line of the include graph.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if !defined(FFRL_ISA) || !defined(FFRL_VECTOR_BYTES) || !defined(FFRL_VECTOR_REGISTERS)
+#error "compile through csrc/core/isa: FFRL_ISA, FFRL_VECTOR_BYTES and FFRL_VECTOR_REGISTERS name the instruction set"
+#endif
+
+#define FFRL_INLINE inline __attribute__((always_inline))
+
+namespace ffrl::FFRL_ISA {
+
+template <class T>
+struct VectorTypes;
+
+template <>
+struct VectorTypes<float> {
+  typedef float Vector __attribute__((vector_size(FFRL_VECTOR_BYTES)));
+  typedef float Unaligned __attribute__((vector_size(FFRL_VECTOR_BYTES), aligned(alignof(float)), may_alias));
+  typedef std::int32_t Bits __attribute__((vector_size(FFRL_VECTOR_BYTES)));
+  using Integer = std::int32_t;
+};
+
+template <>
+struct VectorTypes<double> {
+  typedef double Vector __attribute__((vector_size(FFRL_VECTOR_BYTES)));
+  typedef double Unaligned __attribute__((vector_size(FFRL_VECTOR_BYTES), aligned(alignof(double)), may_alias));
+  typedef std::int64_t Bits __attribute__((vector_size(FFRL_VECTOR_BYTES)));
+  using Integer = std::int64_t;
+};
+
+template <class T>
+using Vec = typename VectorTypes<T>::Vector;
+
+/// The integer vector of the same width and lane count; also the type of a comparison's mask (−1 true, 0 false).
+template <class T>
+using Bits = typename VectorTypes<T>::Bits;
+
+template <class T>
+inline constexpr int kLanes = FFRL_VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+template <class T>
+FFRL_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorTypes<T>::Unaligned*>(p);
+}
+
+template <class T>
+FFRL_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VectorTypes<T>::Unaligned*>(p) = v;
+}
+
+template <class T>
+FFRL_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+template <class T>
+FFRL_INLINE T horizontal_sum(Vec<T> v) {
+  // Pairwise, so that the order does not depend on the compiler's choice of shuffle.
+  T part[kLanes<T>];
+  __builtin_memcpy(part, &v, sizeof v);
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
+}  // namespace ffrl::FFRL_ISA

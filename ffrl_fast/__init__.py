@@ -1,0 +1,29 @@
+"""Fused operators for training neural potentials: u, ∂_t u, ∇u, Hamilton–Jacobi residuals and their gradients."""
+
+import torch as _torch  # noqa: F401  - first, so that the native module binds to torch's OpenMP library
+
+from ffrl_fast.backends import backends, explain, use_backend
+from ffrl_fast.bank import PotentialBank
+from ffrl_fast.operators import (
+    FlowPath,
+    HJResidual,
+    PotentialField,
+    hj_residual,
+    integrate,
+    potential_field,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FlowPath",
+    "HJResidual",
+    "PotentialBank",
+    "PotentialField",
+    "backends",
+    "explain",
+    "hj_residual",
+    "integrate",
+    "potential_field",
+    "use_backend",
+]

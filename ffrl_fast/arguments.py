@@ -1,0 +1,124 @@
+"""Checks of what callers pass, before any backend sees it.
+
+Every error names the argument, what was expected and what was found. Only metadata is looked at, so that the checks
+hold under ``torch.compile`` and ``vmap``; the one check that needs values, the range of an index tensor, is made by the
+backend before it writes anything.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ffrl_fast.bank import PotentialBank
+
+
+def _shape(x: Tensor) -> str:
+    return f"({', '.join(map(str, x.shape))}{',' if x.dim() == 1 else ''})"
+
+
+def _like(name: str, x: Tensor, bank: PotentialBank) -> None:
+    """``x`` must share the bank's dtype and device: nothing is cast or copied in silence."""
+    if x.dtype != bank.theta.dtype:
+        raise TypeError(f"{name}: expected dtype {bank.theta.dtype} as the bank's, found {x.dtype}")
+    if x.device != bank.theta.device:
+        raise ValueError(f"{name}: expected device {bank.theta.device} as the bank's, found {x.device}")
+
+
+def check_bank(name: str, bank: PotentialBank) -> PotentialBank:
+    if not isinstance(bank, PotentialBank):
+        raise TypeError(f"{name}: expected a PotentialBank, found {type(bank).__name__}")
+    return bank
+
+
+def check_rows(name: str, z: Tensor, bank: PotentialBank) -> Tensor:
+    """z (B, D)."""
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{name}: expected a tensor, found {type(z).__name__}")
+    if z.dim() != 2 or z.shape[1] != bank.dim:
+        raise ValueError(f"{name}: expected shape (B, {bank.dim}), found {_shape(z)}")
+    _like(name, z, bank)
+    return z
+
+
+def check_times(name: str, t: float | Tensor, rows: int, bank: PotentialBank) -> Tensor:
+    """t as (1,), one time for all rows, or (B,)."""
+    if isinstance(t, (int, float)) and not isinstance(t, bool):
+        return torch.full((1,), float(t), dtype=bank.theta.dtype, device=bank.theta.device)
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}: expected a number or a tensor, found {type(t).__name__}")
+    _like(name, t, bank)
+    if t.dim() == 0:
+        return t.reshape(1)
+    if t.dim() == 1 and t.shape[0] in (1, rows):
+        return t
+    raise ValueError(f"{name}: expected a number or shape (), (1,) or ({rows},), found {_shape(t)}")
+
+
+class Selection(NamedTuple):
+    """Which potential moves a row: one for all (``potential`` ≥ 0), one per row (``index``) or a mixture (``gates``)."""
+
+    potential: int
+    index: Tensor | None
+    gates: Tensor | None
+
+
+def check_selection(
+    index: int | Tensor | None, gates: Tensor | None, rows: int, bank: PotentialBank, gates_steps: int | None = None
+) -> Selection:
+    """``index``: an int or (B,) int64; ``gates``: (B, K), or (B, T, K) where ``gates_steps`` is T; exactly one of them."""
+    k = bank.num_potentials
+    if index is not None and gates is not None:
+        raise ValueError("index, gates: expected one of the two, found both")
+    if gates is not None:
+        if not isinstance(gates, Tensor):
+            raise TypeError(f"gates: expected a tensor, found {type(gates).__name__}")
+        allowed = [(rows, k)] if gates_steps is None else [(rows, k), (rows, gates_steps, k)]
+        if tuple(gates.shape) not in allowed:
+            raise ValueError(f"gates: expected shape {' or '.join(map(str, allowed))}, found {_shape(gates)}")
+        _like("gates", gates, bank)
+        return Selection(-1, None, gates)
+    if index is None:
+        if k > 1:
+            raise ValueError(f"index: the bank has {k} potentials; pass index (int or (B,) int64) or gates (B, {k})")
+        return Selection(0, None, None)
+    if isinstance(index, Tensor):
+        if index.dtype != torch.int64:
+            raise TypeError(f"index: expected dtype torch.int64, found {index.dtype}")
+        if tuple(index.shape) != (rows,):
+            raise ValueError(f"index: expected an int or shape ({rows},), found {_shape(index)}")
+        if index.device != bank.theta.device:
+            raise ValueError(f"index: expected device {bank.theta.device} as the bank's, found {index.device}")
+        return Selection(-1, index, None)
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise TypeError(f"index: expected an int or an int64 tensor, found {type(index).__name__}")
+    if not 0 <= index < k:
+        raise IndexError(f"index: expected 0 ≤ index < {k}, found {index}")
+    return Selection(index, None, None)
+
+
+def check_force(force: PotentialBank | None, bank: PotentialBank) -> PotentialBank | None:
+    if force is None:
+        return None
+    check_bank("force", force)
+    if (force.num_potentials, force.dim) != (bank.num_potentials, bank.dim):
+        raise ValueError(
+            f"force: expected num_potentials = {bank.num_potentials} and dim = {bank.dim} as the bank's, "
+            f"found {force.num_potentials} and {force.dim}"
+        )
+    _like("force", force.theta, bank)
+    return force
+
+
+def check_tangent(tangent: Tensor | None, rows: int, bank: PotentialBank) -> Tensor | None:
+    """A direction for all rows (D,) or one per row (B, D)."""
+    if tangent is None:
+        return None
+    if not isinstance(tangent, Tensor):
+        raise TypeError(f"tangent: expected a tensor, found {type(tangent).__name__}")
+    if tuple(tangent.shape) not in ((bank.dim,), (rows, bank.dim)):
+        raise ValueError(f"tangent: expected shape ({bank.dim},) or ({rows}, {bank.dim}), found {_shape(tangent)}")
+    _like("tangent", tangent, bank)
+    return tangent

@@ -1,0 +1,89 @@
+"""Which code computes an operator: the plain reference or a native engine, and why.
+
+A backend answers ``can_run(request)`` with a reason. The automatic choice takes the first in order that can; a choice
+by name (argument, :func:`use_backend` or the environment variable ``FFRL_FAST_BACKEND``) that cannot run raises with
+its reason. Nothing is copied to another device or cast to another dtype to make a backend fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Iterator
+
+from ffrl_fast.backends.interface import Backend, Call, Request, Verdict
+from ffrl_fast.backends.native_cpu import CpuBackend
+from ffrl_fast.backends.plain import ReferenceBackend
+
+__all__ = ["Backend", "Call", "Request", "Verdict", "backends", "choose", "explain", "use_backend"]
+
+_IN_ORDER: tuple[Backend, ...] = (CpuBackend(), ReferenceBackend())
+_BY_NAME = {backend.name: backend for backend in _IN_ORDER}
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("ffrl_fast_backend", default=None)
+
+
+def backends() -> tuple[str, ...]:
+    """The names of all backends, in the order in which the automatic choice tries them."""
+    return tuple(_BY_NAME)
+
+
+def _named(name: str, source: str) -> Backend:
+    if name not in _BY_NAME:
+        raise ValueError(f"{source}: expected one of {', '.join(map(repr, _BY_NAME))}, found {name!r}")
+    return _BY_NAME[name]
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block every operator of this thread runs on the backend ``name``, or raises with the reason.
+
+    Raises:
+        ValueError: for a name that :func:`backends` does not list.
+    """
+    token = _forced.set(_named(name, "use_backend").name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(request: Request, backend: str | None = None) -> Backend:
+    """The backend for ``request``: the one asked for by name, else the first that can run.
+
+    Raises:
+        ValueError: for an unknown name.
+        RuntimeError: when the backend asked for by name cannot run the request.
+    """
+    for name, source in (
+        (backend, "backend"),
+        (_forced.get(), "use_backend"),
+        (os.environ.get("FFRL_FAST_BACKEND") or None, "FFRL_FAST_BACKEND"),
+    ):
+        if name is not None:
+            candidate = _named(name, source)
+            verdict = candidate.can_run(request)
+            if not verdict:
+                raise RuntimeError(f"{source}={name!r} cannot run {request.operator}: {verdict.reason}")
+            return candidate
+    for candidate in _IN_ORDER:
+        if candidate.can_run(request):
+            return candidate
+    raise RuntimeError(f"no backend can run {request}")  # pragma: no cover - the reference runs all that passes checks
+
+
+def explain(request: Request | None = None, **changes: object) -> str:
+    """A table of every backend's answer to ``request``, the automatic choice marked with ``→``.
+
+    ``changes`` override fields of the default request (operator="potential_field", device="cpu", dtype=torch.float32,
+    tangent=False), as in ``print(ffrl_fast.explain(dtype=torch.bfloat16))``.
+    """
+    request = (request or Request()).replace(**changes)
+    lines = [f"{request}"]
+    chosen = False
+    for backend in _IN_ORDER:
+        verdict = backend.can_run(request)
+        mark = "→" if verdict and not chosen else " "
+        chosen = chosen or bool(verdict)
+        lines.append(f"{mark} {backend.name:<10} {'yes' if verdict else 'no':<4} {verdict.reason}")
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""What a backend is asked, and what it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ffrl_fast.arguments import Selection
+from ffrl_fast.bank import PotentialBank
+
+
+@dataclass(frozen=True)
+class Request:
+    """The features of a call that decide whether a backend can run it."""
+
+    operator: str = "potential_field"
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    tangent: bool = False
+
+    def replace(self, **changes: object) -> Request:
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        extra = " with a tangent" if self.tangent else ""
+        return f"{self.operator}{extra} in {self.dtype} on {self.device}"
+
+
+class Verdict(NamedTuple):
+    """Whether a backend can run a request, and why (not). Truthy when it can."""
+
+    able: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.able
+
+
+class Result(NamedTuple):
+    """Rows of u, ∂_t u, ∇u; and where asked for ∇²u·x, the residual, and the force network's value."""
+
+    u: Tensor
+    dt: Tensor
+    grad: Tensor
+    hvp: Tensor | None = None
+    residual: Tensor | None = None
+    force: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One checked evaluation: rows ``z`` (B, D) at ``t`` (1,) or (B,), which potentials, and what to compute."""
+
+    z: Tensor
+    t: Tensor
+    bank: PotentialBank
+    selection: Selection
+    force: PotentialBank | None = None
+    tangent: Tensor | None = None
+    with_residual: bool = False
+
+    def request(self, operator: str) -> Request:
+        return Request(operator, self.z.device.type, self.z.dtype, self.tangent is not None)
+
+    def conditioning(self, bank: PotentialBank) -> tuple[Tensor | None, Tensor | None]:
+        """τ and dτ/dt of ``bank`` at this call's times, of the one potential alone where only one is used."""
+        return bank.conditioning(self.t, self.selection.potential if self.selection.potential >= 0 else None)
+
+
+class Backend(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def can_run(self, request: Request) -> Verdict: ...
+
+    def run(self, call: Call) -> Result: ...

@@ -1,0 +1,210 @@
+"""The public operators: check what was passed, choose a backend, return named results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ffrl_fast import arguments, reference
+from ffrl_fast.backends import Call, Request, choose
+from ffrl_fast.bank import PotentialBank
+
+Convention = Literal["per_sample", "paper_code"]
+
+
+class PotentialField(NamedTuple):
+    """u (B,), dt = ∂_t u (B,), grad = ∇_z u (B, D), hvp = ∇²u · tangent (B, D) or None."""
+
+    u: Tensor
+    dt: Tensor
+    grad: Tensor
+    hvp: Tensor | None
+
+
+class HJResidual(NamedTuple):
+    """u (B,), dt = ∂_t u (B,), grad = ∇_z u (B, D) and the Hamilton–Jacobi residual (B,)."""
+
+    u: Tensor
+    dt: Tensor
+    grad: Tensor
+    residual: Tensor
+
+
+class FlowPath(NamedTuple):
+    """z (T+1, B, D), z[0] the start; u, dt, residual (T, B) at (z_i, t_i), None unless asked for in ``outputs``."""
+
+    z: Tensor
+    u: Tensor | None = None
+    dt: Tensor | None = None
+    residual: Tensor | None = None
+
+
+def potential_field(
+    z: Tensor,
+    t: float | Tensor,
+    bank: PotentialBank,
+    *,
+    index: int | Tensor | None = None,
+    gates: Tensor | None = None,
+    tangent: Tensor | None = None,
+    backend: str | None = None,
+) -> PotentialField:
+    r"""u, ∂_t u and ∇_z u of a bank's potentials in one sweep; with ``tangent`` also the Hessian times a direction.
+
+    Args:
+        z: (B, D), any strides.
+        t: a number, or a tensor of shape (), (1,) or (B,), in the units of the bank's time embedding.
+        bank: the K potentials.
+        index: which potential each row follows: an int for all rows or (B,) int64. Optional when K = 1.
+        gates: (B, K) weights; the field is that of :math:`\sum_k g_{bk} u^k`. Instead of ``index``.
+        tangent: (D,) or (B, D), a direction x for ``hvp`` = ∇²u · x.
+        backend: a name from :func:`~ffrl_fast.backends`; by default the first that can run.
+
+    Returns:
+        PotentialField: differentiable in z, t, gates, tangent and the bank's parameters.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what was found.
+        IndexError: an index outside 0 … K−1.
+        RuntimeError: a backend asked for by name that cannot run this call, with its reason.
+    """
+    arguments.check_bank("bank", bank)
+    arguments.check_rows("z", z, bank)
+    rows = z.shape[0]
+    times = arguments.check_times("t", t, rows, bank)
+    selection = arguments.check_selection(index, gates, rows, bank)
+    tangent = arguments.check_tangent(tangent, rows, bank)
+    call = Call(z, times, bank, selection, tangent=tangent)
+    out = choose(call.request("potential_field"), backend).run(call)
+    return PotentialField(out.u, out.dt, out.grad, out.hvp)
+
+
+def hj_residual(
+    z: Tensor,
+    t: float | Tensor,
+    bank: PotentialBank,
+    *,
+    force: PotentialBank | None = None,
+    index: int | Tensor | None = None,
+    gates: Tensor | None = None,
+    convention: Convention = "per_sample",
+    backend: str | None = None,
+) -> HJResidual:
+    r"""The residual of the generalised Hamilton–Jacobi equation, r = ∂_t u + ½‖∇u‖² − f with f = −F(z, t)².
+
+    Args:
+        z, t, bank, index, gates, backend: as in :func:`potential_field`.
+        force: a bank of K networks F^k of the same D whose values drive the equation, f = −F²; f = 0 when not given.
+            With ``gates``, F = Σ_k g_k F^k.
+        convention: "per_sample", the equation row by row; or "paper_code", what the paper's public code computes from
+            the whole batch: r_b = Σ_b ∂_t u_b + ½ mean(∇u²) + F_b².
+
+    Returns:
+        HJResidual: differentiable as :func:`potential_field`'s, and in the force's parameters.
+
+    Raises:
+        As :func:`potential_field`.
+    """
+    arguments.check_bank("bank", bank)
+    if convention not in ("per_sample", "paper_code"):
+        raise ValueError(f"convention: expected 'per_sample' or 'paper_code', found {convention!r}")
+    arguments.check_rows("z", z, bank)
+    rows = z.shape[0]
+    times = arguments.check_times("t", t, rows, bank)
+    selection = arguments.check_selection(index, gates, rows, bank)
+    force = arguments.check_force(force, bank)
+    call = Call(z, times, bank, selection, force=force, with_residual=True)
+    out = choose(call.request("hj_residual"), backend).run(call)
+    assert out.residual is not None
+    if convention == "per_sample":
+        return HJResidual(out.u, out.dt, out.grad, out.residual)
+    return HJResidual(out.u, out.dt, out.grad, reference.hj_residual_paper_code(out.dt, out.grad, out.force))
+
+
+def integrate(
+    z0: Tensor,
+    times: Tensor | Sequence[float],
+    bank: PotentialBank,
+    *,
+    index: int | Tensor | None = None,
+    gates: Tensor | None = None,
+    force: PotentialBank | None = None,
+    step: float = 1.0,
+    substeps: int = 1,
+    method: Literal["euler"] = "euler",
+    outputs: Sequence[Literal["u", "dt", "residual"]] = (),
+    backend: str | None = None,
+) -> FlowPath:
+    r"""Moves z along the gradient of the potentials: z_{i+1} = z_i + Δ Σ_k g_k ∇u^k(z_i, t_i).
+
+    Args:
+        z0: (B, D).
+        times: t_0 … t_{T−1}, a sequence of numbers or a (T,) tensor; t_i is the time at which step i starts.
+        bank, index, gates, force, backend: as in :func:`hj_residual`; ``gates`` may also be (B, T, K), one mixture a step.
+        step: Δ, the time that each of the T steps spans.
+        substeps: each step is made of this many Euler steps of Δ/substeps, the time advancing with them.
+        method: "euler".
+        outputs: which of "u", "dt", "residual" to return as (T, B), at the start (z_i, t_i) of each step.
+
+    Returns:
+        FlowPath: differentiable in z0, times, gates and all parameters.
+
+    Raises:
+        As :func:`hj_residual`.
+    """
+    arguments.check_bank("bank", bank)
+    arguments.check_rows("z0", z0, bank)
+    if method != "euler":
+        raise ValueError(f"method: expected 'euler', found {method!r}")
+    if not isinstance(substeps, int) or isinstance(substeps, bool) or substeps < 1:
+        raise ValueError(f"substeps: expected an integer ≥ 1, found {substeps!r}")
+    unknown = [name for name in outputs if name not in ("u", "dt", "residual")]
+    if unknown:
+        raise ValueError(f"outputs: expected names among 'u', 'dt', 'residual', found {unknown[0]!r}")
+    if not isinstance(times, Tensor):
+        times = torch.tensor([float(t) for t in times], dtype=bank.theta.dtype, device=bank.theta.device)
+    if times.dim() != 1:
+        raise ValueError(f"times: expected shape (T,), found {tuple(times.shape)}")
+    if times.dtype != bank.theta.dtype or times.device != bank.theta.device:
+        raise TypeError(
+            f"times: expected {bank.theta.dtype} on {bank.theta.device} as the bank, found {times.dtype} on {times.device}"
+        )
+    rows, steps = z0.shape[0], times.shape[0]
+    selection = arguments.check_selection(index, gates, rows, bank, gates_steps=steps)
+    force = arguments.check_force(force, bank)
+
+    with_residual = "residual" in outputs
+    start = Call(z0, times[:1], bank, selection, force=force, with_residual=with_residual)
+    run = choose(start.request("integrate"), backend).run
+    delta = step / substeps
+    path: list[Tensor] = [z0]
+    collected: dict[str, list[Tensor]] = {name: [] for name in outputs}
+    for i in range(steps):
+        at = selection
+        if selection.gates is not None and selection.gates.dim() == 3:
+            at = selection._replace(gates=selection.gates[:, i])
+        z = path[-1]
+        for sub in range(substeps):
+            first = sub == 0
+            out = run(
+                Call(
+                    z,
+                    times[i : i + 1] + sub * delta,
+                    bank,
+                    at,
+                    force=force if first else None,
+                    with_residual=with_residual and first,
+                )
+            )
+            if first:
+                for name, values in collected.items():
+                    values.append(getattr(out, name))
+            z = z + delta * out.grad
+        path.append(z)
+    stacked = {
+        name: torch.stack(values) if values else z0.new_zeros(0, rows) for name, values in collected.items()
+    }
+    return FlowPath(torch.stack(path), **stacked)
