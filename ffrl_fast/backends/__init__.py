@@ -8,7 +8,6 @@ its reason. Nothing is copied to another device or cast to another dtype to make
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 from collections.abc import Iterator
 
@@ -20,7 +19,8 @@ __all__ = ["Backend", "Call", "Request", "Verdict", "backends", "choose", "expla
 
 _IN_ORDER: tuple[Backend, ...] = (CpuBackend(), ReferenceBackend())
 _BY_NAME = {backend.name: backend for backend in _IN_ORDER}
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("ffrl_fast_backend", default=None)
+# A plain global, not a context variable: torch.compile guards on the former and cannot trace the latter.
+_forced: str | None = None
 
 
 def backends() -> tuple[str, ...]:
@@ -36,16 +36,17 @@ def _named(name: str, source: str) -> Backend:
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Within the block every operator of this thread runs on the backend ``name``, or raises with the reason.
+    """Within the block every operator of the process runs on the backend ``name``, or raises with the reason.
 
     Raises:
         ValueError: for a name that :func:`backends` does not list.
     """
-    token = _forced.set(_named(name, "use_backend").name)
+    global _forced
+    before, _forced = _forced, _named(name, "use_backend").name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = before
 
 
 def choose(request: Request, backend: str | None = None) -> Backend:
@@ -57,7 +58,7 @@ def choose(request: Request, backend: str | None = None) -> Backend:
     """
     for name, source in (
         (backend, "backend"),
-        (_forced.get(), "use_backend"),
+        (_forced, "use_backend"),
         (os.environ.get("FFRL_FAST_BACKEND") or None, "FFRL_FAST_BACKEND"),
     ):
         if name is not None:

@@ -7,6 +7,8 @@ import torch
 from ffrl_fast import _core, native
 from ffrl_fast.backends.interface import Call, Request, Result, Verdict
 
+_ABLE = Verdict(True, f"C++ row tiles, {_core.isa()}; gradients of first order")
+
 
 class CpuBackend:
     """Fused row tiles in C++ SIMD; float32 and float64; first-order gradients."""
@@ -20,7 +22,7 @@ class CpuBackend:
             return Verdict(False, f"has float32 and float64, not {request.dtype}")
         if request.tangent:
             return Verdict(False, "has no Hessian product yet")
-        return Verdict(True, f"C++ row tiles, {_core.isa()}; gradients of first order")
+        return _ABLE
 
     def run(self, call: Call) -> Result:
         return native.run(call)
