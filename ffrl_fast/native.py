@@ -46,7 +46,7 @@ def _padded(n: int, dtype: torch.dtype) -> int:
 
 def tape_row(width: int, depth: int, derivatives: bool, dtype: torch.dtype) -> int:
     """Elements of the activations kept for one row of one network; csrc/core/problem.hpp states the same."""
-    return _padded(width, dtype) * (1 + depth * (2 if derivatives else 1)) + _padded(1, dtype)
+    return _padded(width, dtype) * (1 + depth * (2 if derivatives else 1))
 
 
 # ---------------------------------------------------------------------------------------------------- calls into C++
@@ -111,9 +111,9 @@ def _empty_outputs(inputs: tuple[Any, ...], keep: bool) -> Tensors:
     """Outputs of ``field``, not filled."""
     z, theta, force_theta, gates, shape, residual = inputs[0], inputs[2], inputs[5], inputs[8], inputs[10], inputs[11]
     rows, dim = z.shape
-    per_row = tape_row(shape[0], shape[1], True, z.dtype)
+    per_row = tape_row(shape[0], shape[1], True, z.dtype) + 1
     if force_theta is not None:
-        per_row += tape_row(shape[4], shape[5], False, z.dtype)
+        per_row += tape_row(shape[4], shape[5], False, z.dtype) + 1
     return (
         z.new_empty(rows),
         z.new_empty(rows),

@@ -291,18 +291,22 @@ class Engine {
     return p_.gates ? p_.gates[row * p_.potentials + job.potential] : T(1);
   }
 
-  /// The part of the tape that belongs to a job: first the potential's rows, then, after all of those, the force's.
-  T* tape(T* tape, const Job& job, bool force) const {
-    const std::int64_t rows = p_.rows * (p_.gates ? p_.potentials : 1);
-    const std::int64_t row = tape_row<T>(p_.potential.shape, true);
-    return force ? tape + rows * row + job.tape * tape_row<T>(p_.force.shape, false) : tape + job.tape * row;
+  /// Where a job keeps its activations: on the tape, else in the tile's own memory. The tape holds the potentials'
+  /// activations, the forces', the potentials' outputs, the forces'; its rows are in the order of the jobs.
+  Activations<T> activations(T* tape, const Job& job, const NetworkTile<T>& tile, bool of_force) const {
+    if (!tape) return tile.activations(job.count);
+    const std::int64_t rows = tape_rows(p_), potential = tape_row<T>(p_.potential.shape, true);
+    const std::int64_t force = p_.force ? tape_row<T>(p_.force.shape, false) : 0;
+    T* values = tape + rows * (potential + force);
+    return of_force ? tile.activations(tape + rows * potential + job.tape * force, values + rows + job.tape, job.count)
+                    : tile.activations(tape + job.tape * potential, values + job.tape, job.count);
   }
 
   void forward_job(Team& team, const Job& job, Thread& t, const Outputs<T>& out) {
     RowScratch<T>& rows = t.rows;
     const PackedNetwork<T>& w = team.bank[job.potential];
     gather(job, p_.z, p_.z_stride, dim(), rows.z);
-    const auto keep = t.tile.activations(out.tape ? tape(out.tape, job, false) : t.tile.own_tape(), job.count, true);
+    const auto keep = activations(out.tape, job, t.tile, false);
     t.tile.template forward<true>(w, conditioning(team.bank, p_.potential.shape, job, rows), rows.z, job.count, keep,
                                   rows.dt, rows.grad);
     for (std::int64_t r = 0; r < job.count; ++r) {
@@ -327,7 +331,7 @@ class Engine {
 
   void forward_force(Team& team, const Job& job, Thread& t, const Outputs<T>& out) {
     const PackedNetwork<T>& w = team.force[job.potential];
-    const auto keep = t.force.activations(out.tape ? tape(out.tape, job, true) : t.force.own_tape(), job.count, false);
+    const auto keep = activations(out.tape, job, t.force, true);
     t.force.template forward<false>(w, conditioning(team.force, p_.force.shape, job, t.rows), t.rows.z, job.count, keep,
                                     nullptr, nullptr);
     for (std::int64_t r = 0; r < job.count; ++r) {
@@ -372,8 +376,7 @@ class Engine {
     const bool derivatives = bar.dt || bar.grad || bar.residual;
     gather(job, p_.z, p_.z_stride, dim(), rows.z);
     const auto at = conditioning(team.bank, p_.potential.shape, job, rows);
-    const auto kept =
-        t.tile.activations(saved.tape ? tape(saved.tape, job, false) : t.tile.own_tape(), job.count, true);
+    const auto kept = activations(saved.tape, job, t.tile, false);
     if (!saved.tape) {
       if (derivatives)
         t.tile.template forward<true>(w, at, rows.z, job.count, kept, rows.dt, rows.grad);
@@ -392,8 +395,7 @@ class Engine {
     RowScratch<T>& rows = t.rows;
     const PackedNetwork<T>& w = team.force[job.potential];
     const auto at = conditioning(team.force, p_.force.shape, job, rows);
-    const auto kept =
-        t.force.activations(saved.tape ? tape(saved.tape, job, true) : t.force.own_tape(), job.count, false);
+    const auto kept = activations(saved.tape, job, t.force, true);
     if (!saved.tape) t.force.template forward<false>(w, at, rows.z, job.count, kept, nullptr, nullptr);
     WeightSums<T> sums = team.force_slots[job.slot];
     for (std::int64_t r = 0; r < job.count; ++r) rows.dt_bar[r] = T(0);

@@ -4,8 +4,8 @@
     python csrc/core/fit_elementary.py --tables      # the whole of elementary_tables.hpp (then clang-format)
 
 Every polynomial is a least-squares fit at Chebyshev nodes, in 60 digits: within a small factor of the minimax one. The
-coefficients are rounded to the working precision one at a time from the constant up, and those above are fitted again to
-what the rounding left. The error that counts is measured afterwards, by tests/core/elementary_ulp.cpp.
+coefficients are rounded to the working precision one at a time, from the constant up, and after each the rest are
+fitted again to what the rounding left. The error that counts is measured afterwards, by tests/core/elementary_ulp.cpp.
 """
 
 import argparse
@@ -36,9 +36,7 @@ def fit(function, low, high, degree, dtype, fixed=(), weight=lambda x: 1):
     while len(rounded) <= degree:
         powers = range(len(rounded), degree + 1)
         rows = mp.matrix([[w * x**j for j in powers] for x, w in zip(nodes, weights, strict=True)])
-        rest = [
-            w * (v - mp.polyval(rounded[::-1] or [0], x)) for x, w, v in zip(nodes, weights, values, strict=True)
-        ]
+        rest = [w * (v - mp.polyval(rounded[::-1] or [0], x)) for x, w, v in zip(nodes, weights, values, strict=True)]
         free = mp.lu_solve(rows.T * rows, rows.T * mp.matrix(rest))
         rounded.append(round_to(free[0], dtype))
     return rounded
@@ -84,8 +82,8 @@ def print_exponential():
 
 INTERVALS = 32
 DEGREE = 5
-# The interval of a ≥ 0 is the integer nearest to a·(SLOPE − CURVATURE·a): 0.19 long at the start, where tanh bends and its
-# values are small, 0.7 at the end. The two were tried by hand: the error of the fit is about the same in rows 1 to 10.
+# The interval of a ≥ 0 is the integer nearest to a·(SLOPE − CURVATURE·a): 0.19 long at the start, where tanh bends and
+# its values are small, and 0.6 at the end. Thirty-two of them reach saturation, and none has a fit worse than 0.25 ulp.
 SLOPE = mp.mpf(5.25)
 CURVATURE = mp.mpf(0.1953125)
 
@@ -96,7 +94,10 @@ def inverse_position(position):
 
 
 def choose_centre(low, high):
-    """A float near the middle of [low, high] whose tanh is very nearly a float: its rounding would not be removed later."""
+    """A float near the middle of [low, high] whose tanh is very nearly a float.
+
+    The rounding of a tabulated value is an error which nothing later removes.
+    """
     middle, half = float(low + high) / 2, float(high - low) / 2
     candidates = np.unique(np.linspace(middle - 0.05 * half, middle + 0.05 * half, 20001).astype(np.float32))
     value = np.tanh(candidates.astype(np.longdouble))
@@ -107,7 +108,9 @@ def choose_centre(low, high):
 def print_tables():
     centres = [mp.mpf(0)]
     rows = [
-        fit(mp.tanh, mp.mpf(0), inverse_position(0.5), DEGREE, np.float32, fixed=(0, 1), weight=lambda d: 1 / mp.tanh(d))
+        fit(
+            mp.tanh, mp.mpf(0), inverse_position(0.5), DEGREE, np.float32, fixed=(0, 1), weight=lambda d: 1 / mp.tanh(d)
+        )
     ]
     worst = 0
     for k in range(1, INTERVALS):

@@ -8,6 +8,7 @@
 #include "layout.hpp"
 #include "memory.hpp"
 #include "multiply.hpp"
+#include "problem.hpp"
 #include "schedule.hpp"
 #include "simd.hpp"
 
@@ -41,11 +42,8 @@ struct Activations {
   T* v;      // (L, rows, Hp); v[ℓ] = W_ℓᵀ ĥ_ℓ
   T* value;  // (rows,) φ(o)
 
-  Activations(T* memory, std::int64_t rows, std::int64_t width, std::int64_t depth, bool derivatives)
-      : a(memory),
-        c(a + rows * width),
-        v(c + depth * rows * width),
-        value(v + (derivatives ? depth * rows * width : 0)) {}
+  Activations(T* memory, T* value, std::int64_t rows, std::int64_t width, std::int64_t depth)
+      : a(memory), c(a + rows * width), v(c + depth * rows * width), value(value) {}
 };
 
 /// τ and dτ/dt as the tile sees them: row r at tau + r·stride, stride 0 where all rows share one time.
@@ -73,7 +71,8 @@ class NetworkTile {
   NetworkTile(const NetworkShape& shape, bool derivatives, Carver& memory)
       : shape_(shape), width_(padded<T>(shape.width)), dim_(padded<T>(shape.dim)), depth_(shape.depth) {
     const std::int64_t block = kTileRows * width_;
-    own_tape_ = memory.take<T>(kTileRows * (width_ * (1 + depth_ * (derivatives ? 2 : 1)) + padded<T>(1)));
+    own_tape_ = memory.take<T>(kTileRows * tape_row<T>(shape, derivatives));
+    own_value_ = memory.take<T>(kTileRows);
     s0_ = memory.take<T>(block);
     h_ = memory.take<T>(depth_ * block);
     g_a_ = memory.take<T>(block);
@@ -87,11 +86,9 @@ class NetworkTile {
     d_out_ = memory.take<T>(kTileRows);
   }
 
-  /// Where activations live when no tape is kept.
-  T* own_tape() const { return own_tape_; }
-  Activations<T> activations(T* memory, std::int64_t rows, bool derivatives) const {
-    return {memory, rows, width_, depth_, derivatives};
-  }
+  /// The activations of `rows` rows on a tape, or in the tile's own memory.
+  Activations<T> activations(T* tape, T* value, std::int64_t rows) const { return {tape, value, rows, width_, depth_}; }
+  Activations<T> activations(std::int64_t rows) const { return activations(own_tape_, own_value_, rows); }
 
   /// Fills `keep`; with derivatives also dt = ∂_t φ(o) (rows,) and grad = ∇_z φ(o) (rows, Dp).
   template <bool kDerivatives>
@@ -379,7 +376,7 @@ class NetworkTile {
 
   NetworkShape shape_;
   std::int64_t width_, dim_, depth_;  // Hp, Dp, L
-  T *own_tape_, *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_;
+  T *own_tape_, *own_value_, *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_;
 };
 
 }  // namespace ffrl::FFRL_ISA

@@ -45,7 +45,7 @@ struct Outputs {
   T* grad = nullptr;      // (B, D)
   T* residual = nullptr;  // (B,); null unless asked for
   T* force = nullptr;     // (B,); null without a force network
-  T* tape = nullptr;      // tape_size() elements kept for the backward sweep; null: keep nothing
+  T* tape = nullptr;      // activations kept for the backward sweep (engine.hpp); null: keep nothing
 };
 
 /// Cotangents of the outputs; null: zero.
@@ -78,16 +78,16 @@ struct Gradients {
   T* gates = nullptr;        // (B, K)
 };
 
-/// Elements of the activations kept for one row of one network: a, c_1 … c_L, v_1 … v_L and the output.
+/// Elements of the activations kept for one row of one network: a, c_1 … c_L and v_1 … v_L; its output comes beside.
 template <class T>
 constexpr std::int64_t tape_row(const NetworkShape& s, bool derivatives) {
-  return padded<T>(s.width) * (1 + s.depth * (derivatives ? 2 : 1)) + padded<T>(1);
+  return padded<T>(s.width) * (1 + s.depth * (derivatives ? 2 : 1));
 }
 
+/// Rows that a tape holds: under gates every row passes through every potential.
 template <class T>
-std::int64_t tape_size(const Problem<T>& p) {
-  const std::int64_t rows = p.rows * (p.gates ? p.potentials : 1);
-  return rows * (tape_row<T>(p.potential.shape, true) + (p.force ? tape_row<T>(p.force.shape, false) : 0));
+std::int64_t tape_rows(const Problem<T>& p) {
+  return p.rows * (p.gates ? p.potentials : 1);
 }
 
 }  // namespace ffrl

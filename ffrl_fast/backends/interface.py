@@ -66,6 +66,11 @@ class Call:
     def request(self, operator: str) -> Request:
         return Request(operator, self.z.device.type, self.z.dtype, self.tangent is not None)
 
+    def of_force(self) -> Call:
+        """The same rows through the force network."""
+        assert self.force is not None
+        return dataclasses.replace(self, bank=self.force, force=None, tangent=None, with_residual=False)
+
     def conditioning(self, bank: PotentialBank) -> tuple[Tensor | None, Tensor | None]:
         """τ and dτ/dt of ``bank`` at this call's times, of the one potential alone where only one is used."""
         return bank.conditioning(self.t, self.selection.potential if self.selection.potential >= 0 else None)
