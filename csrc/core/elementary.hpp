@@ -161,7 +161,8 @@ FFRL_INLINE Vec<T> tanh_of_magnitude(Vec<T> a) {
     // The roundings of numerator, denominator and quotient may add up to 2 ulp by themselves. Over all floats their sum
     // stays below that; over doubles one cannot try. So here g gets its last digits, and the quotient is corrected for
     // the errors of the two terms, which are exact in working precision.
-    const Vec<T> h = g + (square * p + n * (C::log2_rest / 2));
+    const Vec<T> curved = square * p + n * (C::log2_rest / 2);
+    const Vec<T> h = g + curved;
     const Vec<T> w = twice_s * h;
     const Vec<T> one_minus_s = T(1) - T(0.5) * twice_s, one_plus_s = T(1) + T(0.5) * twice_s;
     const Vec<T> numerator = one_minus_s + w, denominator = one_plus_s - w;
@@ -176,7 +177,9 @@ FFRL_INLINE Vec<T> tanh_of_magnitude(Vec<T> a) {
 #else
     const Vec<T> reciprocal = T(1.5) - T(0.5) * denominator;  // within 12 % on [1, 2]: enough for the correction
     const Vec<T> quotient = numerator / denominator;
-    const Vec<T> remainder = numerator_rest - quotient * denominator_rest;
+    // Here the remainder of the division is out of reach, so the rounding of h is made good instead.
+    const Vec<T> h_rest = curved - (h - g);
+    const Vec<T> remainder = (numerator_rest - quotient * denominator_rest) + twice_s * h_rest;
 #endif
     return quotient + remainder * reciprocal;
   }

@@ -136,7 +136,8 @@ struct Slots {
   Slots(const NetworkShape& s, std::int64_t count, bool matrices, Carver& memory)
       : shape(s), matrices(matrices), size(count) {
     const std::int64_t hp = padded<T>(s.width), dp = padded<T>(s.dim);
-    stride = (matrices ? s.width * (dp + s.depth * hp) : 0) + hp * (4 + s.depth) + padded<T>(3);
+    vectors = hp * (4 + s.depth) + padded<T>(3);
+    stride = (matrices ? s.width * (dp + s.depth * hp) : 0) + 2 * vectors;
     memory_ = memory.take<T>(count * stride);
   }
 
@@ -157,6 +158,7 @@ struct Slots {
     s.b_out = s.b_hid + shape.depth * hp;
     s.energy = s.b_out + 1;
     s.time = s.b_out + 2;
+    s.compensation = vectors;
     return s;
   }
 
@@ -164,7 +166,7 @@ struct Slots {
 
   NetworkShape shape;
   bool matrices;
-  std::int64_t size, stride;
+  std::int64_t size, vectors, stride;
 
  private:
   T* memory_;
@@ -418,13 +420,14 @@ class Engine {
       tile.template backward<false>(w, at, rows.z, job.count, kept, bar, sums, rows.d_z, d_tau, nullptr, d_gate);
     const std::int64_t h = net.shape.width, hp = padded<T>(h);
     const std::int64_t conditioned = net.conditioned > 1 ? job.potential : 0;
+    T energy = T(0), shared_time = T(0);
     for (std::int64_t r = 0; r < job.count; ++r) {
       const std::int64_t row = s_.row(job.first + r), to = (conditioned * p_.times + row) * h;
       if (d_tau) __builtin_memcpy(tau_out + to, d_tau + r * hp, h * sizeof(T));
       if (d_dtau) __builtin_memcpy(dtau_out + to, d_dtau + r * hp, h * sizeof(T));
       // u = φ(o) − E t and ∂_t u = ∂_t φ(o) − E
       const T u_t = u_bar[r] * time(row) + (derivatives ? rows.dt_bar[r] : T(0));
-      *sums.energy -= rows.gate[r] * u_t;
+      energy -= rows.gate[r] * u_t;
       if (grads.gates) {
         T& d = grads.gates[row * p_.potentials + job.potential];
         d = (&net == &p_.force ? d : T(0)) + d_gate[r] - w.energy * u_t;
@@ -432,11 +435,13 @@ class Engine {
       if (grads.t) {
         const T d_time = -rows.gate[r] * u_bar[r] * w.energy;
         if (p_.times == 1)
-          *sums.time += d_time;
+          shared_time += d_time;
         else
           grads.t[row] = (job.opens && &net == &p_.potential ? T(0) : grads.t[row]) + d_time;
       }
     }
+    sums.add(sums.energy, energy);
+    sums.add(sums.time, shared_time);
   }
 
   void scatter_rows(const Job& job, const T* tile, T* to, bool write) const {

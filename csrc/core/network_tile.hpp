@@ -24,7 +24,9 @@ struct PackedNetwork {
   T *tau, *dtau;  // (Hp,) of the one time that all rows share; null where each row has its own or τ = 0
 };
 
-/// Sums over rows of one potential's parameter gradients.
+/// Sums over rows of one potential's parameter gradients. The vectors and scalars, which grow by one tile at a time
+/// over all rows, are compensated (Kahan): what each addition loses is kept `compensation` elements behind the sum. The
+/// matrices need no compensation, since a tile's outer product is formed before it is added.
 template <class T>
 struct WeightSums {
   T* w_in;                   // (H, Dp); null when weight gradients are not wanted
@@ -32,6 +34,26 @@ struct WeightSums {
   T *b_in, *b_hid, *w_out;   // (Hp,), (L, Hp), (Hp,)
   T *tau, *dtau;             // (Hp,), used where all rows share one time
   T *b_out, *energy, *time;  // scalars; `time` is the gradient of −E t with respect to t
+  std::int64_t compensation;
+
+  void add(T* sum, T x) const {
+    T& lost = sum[compensation];
+    const T y = x - lost, total = *sum + y;
+    lost = (total - *sum) - y;
+    *sum = total;
+  }
+
+  /// sums[column …] += part
+  template <int N>
+  FFRL_INLINE void add_columns(T* sums, std::int64_t column, const Vec<T> (&part)[N]) const {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      T* at = sums + column + j * kLanes<T>;
+      const Vec<T> sum = load(at), y = part[j] - load(at + compensation), total = sum + y;
+      store(at + compensation, (total - sum) - y);
+      store(at, total);
+    }
+  }
 };
 
 /// Activations kept from the forward sweep for the backward one.
@@ -119,13 +141,15 @@ class NetworkTile {
     if constexpr (kDerivatives) {
       gradient_cotangent(w, at, rows, kept, cotangents, sums, d_dtau);
     }
+    T b_out = T(0);
     for (std::int64_t r = 0; r < rows; ++r) {
       const T u = kept.value[r];
       const T through_slope = shape_.out_tanh ? -2 * u * d_slope_[r] : T(0);
       d_out_[r] = cotangents.gate[r] * (cotangents.u[r] + through_slope) * slope_[r];
-      *sums.b_out += d_out_[r];
+      b_out += d_out_[r];
       if (d_gate) d_gate[r] = cotangents.u[r] * u + slope_[r] * d_slope_[r];
     }
+    sums.add(sums.b_out, b_out);
     for (std::int64_t l = 0; l + 1 < depth_; ++l)
       if constexpr (kDerivatives) reverse_cotangent(w, l, rows, kept);
     last_layer_cotangent<kDerivatives>(w, rows, kept, sums);
@@ -142,15 +166,6 @@ class NetworkTile {
     for (std::int64_t r = 0; r < rows; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < W::value; ++j) body(r, r * width_ + column + j * kVector, column + j * kVector, j);
-  }
-
-  template <int N>
-  static FFRL_INLINE void add_columns(T* sums, std::int64_t column, const Vec<T> (&part)[N]) {
-#pragma GCC unroll 4
-    for (int j = 0; j < N; ++j) {
-      T* at = sums + column + j * kVector;
-      store(at, load(at) + part[j]);
-    }
   }
 
   void clear_row_partials(std::int64_t rows) { __builtin_memset(row_partial_, 0, rows * kVector * sizeof(T)); }
@@ -268,7 +283,7 @@ class NetworkTile {
         store(d_a_ + i, d_ga * g_s * (T(-2) * a));
         store(d_v_ + i, (gate * slope_[r]) * d_gs);
       });
-      if (at.dtau) add_columns(sums.dtau, column, dtau_sum);
+      if (at.dtau) sums.add_columns(sums.dtau, column, dtau_sum);
     });
     for (std::int64_t r = 0; r < rows; ++r) d_slope_[r] = row_sum(r);
   }
@@ -311,8 +326,8 @@ class NetworkTile {
         d_bias[j] += d;
         store(d_p + i, d);
       });
-      add_columns(sums.w_out, column, d_out_weight);
-      add_columns(b_sum, column, d_bias);
+      sums.add_columns(sums.w_out, column, d_out_weight);
+      sums.add_columns(b_sum, column, d_bias);
     };
     if constexpr (kDerivatives)
       multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_p, width_, epilogue);
@@ -336,7 +351,7 @@ class NetworkTile {
                  d_bias[j] += d;
                  store(d_p + i, d);
                });
-               add_columns(b_sum, column, d_bias);
+               sums.add_columns(b_sum, column, d_bias);
              });
   }
 
@@ -356,8 +371,8 @@ class NetworkTile {
         d_bias[j] += d;
         store(d_s_ + i, d);
       });
-      add_columns(sums.tau, column, d_time);
-      add_columns(sums.b_in, column, d_bias);
+      sums.add_columns(sums.tau, column, d_time);
+      sums.add_columns(sums.b_in, column, d_bias);
     });
   }
 
