@@ -1,0 +1,5 @@
+"""`python -m ffrl`."""
+
+from ffrl.cli import main
+
+main()

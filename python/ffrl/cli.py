@@ -1,0 +1,170 @@
+"""The command line: ffrl train, ffrl evaluate, ffrl traverse."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from ffrl.data import Digits, load_digits
+from ffrl.errors import UserError
+from ffrl.evaluation import as_json, as_table, equivariance_errors, mean_ratio
+from ffrl.files import write_json
+from ffrl.presets import PRESETS, find_preset
+from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained
+from ffrl.training import Budget, Trainer
+from ffrl.training.checkpoint import has_checkpoint
+from ffrl.traversal import draw_traversals
+
+USER_ERROR_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+app = typer.Typer(
+    name="ffrl",
+    help="Flow Factorized Representation Learning: train, evaluate and look at latent flows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that ffrl train wrote.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads. Default: what PyTorch chooses.", show_default=False)
+]
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/latest"),
+    preset: Annotated[str | None, typer.Option(help=f"{' or '.join(PRESETS)}. Default: quickstart.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="digits (5,000 MNIST digits, no download) or mnist. Default: digits.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the four MNIST IDX files, for --data mnist.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Budget in iterations. Default: the preset's.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training instead.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, batches and noise. Default: 0.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a model and write its run folder: config.json, log.csv and a checkpoint."""
+    _use_threads(threads)
+    if resume:
+        choices = {
+            "--preset": preset, "--data": data, "--root": root, "--iterations": iterations,
+            "--minutes": minutes, "--seed": seed, "--set": set_,
+        }  # fmt: skip
+        given = [name for name, value in choices.items() if value is not None and value != []]
+        if given:
+            raise UserError(f"--resume: expected no {', '.join(given)}: a resumed run keeps its settings")
+        config = RunConfig.load(out)
+        digits = config.load_data()
+    else:
+        if (out / CONFIG_NAME).exists() or has_checkpoint(out):
+            raise UserError(f"--out {out}: expected a new folder, found a run; use --resume or another folder")
+        config, digits = _new_run(preset, data, root, iterations, minutes, seed, set_ or [])
+        config.save(out)
+    trainer = Trainer(config.preset, config.budget, digits.train, out, config.seed)
+    start = f", from iteration {trainer.iteration}" if trainer.iteration else ""
+    typer.echo(f"{out}: {len(digits.train)} digits, {config.budget.describe()}, seed {config.seed}{start}")
+    trainer.train(Console(), tensorboard=tensorboard)
+    if not trainer.finished:
+        typer.echo(f"interrupted at iteration {trainer.iteration}; go on with: ffrl train --resume --out {out}")
+        raise typer.Exit(INTERRUPTED_EXIT_CODE)
+    typer.echo(f"trained {trainer.iteration} iterations in {trainer.seconds / 60:.1f} minutes")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    digits: Annotated[int | None, typer.Option(min=1, help="How many held-out digits. Default: all.")] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Print the equivariance error on held-out digits beside its references, and write evaluation.json."""
+    _use_threads(threads)
+    config = RunConfig.load(run)
+    model, iteration = load_trained(run, config)
+    held_out = config.load_data().held_out[:digits]
+    errors = equivariance_errors(model, held_out)
+    title = f"L1 error of t = 1…8, summed, on {len(held_out)} held-out digits (iteration {iteration})"
+    Console().print(as_table(errors, title, encoder_saw_states=config.preset.random_start > 0))
+    result = {
+        "equivariance_error": as_json(errors),
+        "mean_ratio": mean_ratio(errors),
+        "held_out_digits": len(held_out),
+        "iteration": iteration,
+        **config.provenance(),
+    }
+    write_json(run / "evaluation.json", result)
+    typer.echo(f"wrote {run / 'evaluation.json'}")
+
+
+@app.command()
+def traverse(
+    run: RunArgument,
+    digits: Annotated[int, typer.Option(min=1, max=100, help="How many held-out digits to draw.")] = 8,
+    threads: ThreadsOption = None,
+) -> None:
+    """Draw each flow on held-out digits: a strip (PNG) and an animation (GIF), the truth above the flow."""
+    _use_threads(threads)
+    config = RunConfig.load(run)
+    model, _ = load_trained(run, config)
+    for path in draw_traversals(model, config.load_data().held_out[:digits], run / "traversal"):
+        typer.echo(f"wrote {path}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; arguments: default those of the process. Always ends by SystemExit.
+
+    What the user can mend ends with one line on stderr and exit code 2.
+    """
+    try:
+        app(arguments)
+    except (UserError, OSError) as error:
+        typer.echo(f"ffrl: {error}", err=True)
+        sys.exit(USER_ERROR_EXIT_CODE)
+
+
+def _new_run(
+    preset: str | None,
+    data: str | None,
+    root: Path | None,
+    iterations: int | None,
+    minutes: float | None,
+    seed: int | None,
+    changes: list[str],
+) -> tuple[RunConfig, Digits]:
+    chosen = find_preset(preset or "quickstart").override(changes)
+    if iterations is not None and minutes is not None:
+        raise UserError("--iterations and --minutes: expected one of the two, found both")
+    if iterations is None and minutes is None:
+        iterations = chosen.iterations
+    data = data or "digits"
+    digits = load_digits(data, root)
+    config = RunConfig(
+        preset=chosen,
+        budget=Budget(iterations, minutes),
+        seed=seed or 0,
+        data=data,
+        root=str(root.resolve()) if root else None,
+        data_checksum=digits.checksum(),
+        versions=installed_versions(),
+    )
+    return config, digits
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Batches of sequences for training: which digits, which transformation, from which state, and which frames."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ffrl.data.transformations import NUM_STEPS, TRANSFORMATIONS, render
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """The frames of B sequences that a training step looks at, M = 1 + random frames of each.
+
+    index: int64 (B,), the transformation k of each row. times: int64 (B, M), the frames drawn; times[:, 0] is 0.
+    frames: float32 (B, M, 3, 28, 28) in [0, 1]. weights: float32 (M,), so that the weighted sum over the M frames has
+    the sum over all T + 1 frames as its expectation.
+    """
+
+    index: Tensor
+    times: Tensor
+    frames: Tensor
+    weights: Tensor
+
+
+class SequenceSampler:
+    """Draws batches of sequences without end; its whole state is in `state_dict`.
+
+    grey: uint8 (N, 28, 28). Every epoch visits all digits once, in a random order. Each batch has equal rows per
+    transformation (batch_size is a multiple of their number). Of the T = 8 frames after frame 0, `random_frames`
+    distinct ones are drawn for each row. With probability `random_start` each OTHER factor of a row is held at a
+    state drawn from 0…8, so that flows meet each other's outcomes; without it they compose badly.
+    """
+
+    def __init__(
+        self, grey: Tensor, batch_size: int, random_frames: int, random_start: float, generator: torch.Generator
+    ) -> None:
+        if batch_size < 1 or batch_size % len(TRANSFORMATIONS):
+            raise ValueError(f"batch_size: expected a positive multiple of {len(TRANSFORMATIONS)}, found {batch_size}")
+        if not 1 <= random_frames <= NUM_STEPS:
+            raise ValueError(f"random_frames: expected 1 to {NUM_STEPS}, found {random_frames}")
+        if not 0 <= random_start <= 1:
+            raise ValueError(f"random_start: expected a probability, found {random_start}")
+        self.grey = grey
+        self.batch_size = batch_size
+        self.random_frames = random_frames
+        self.random_start = random_start
+        self.generator = generator
+        self._queue = torch.empty(0, dtype=torch.int64)
+        self._index = torch.arange(len(TRANSFORMATIONS)).repeat_interleave(batch_size // len(TRANSFORMATIONS))
+        self._weights = torch.tensor([1.0] + [NUM_STEPS / random_frames] * random_frames)
+
+    def draw(self) -> SequenceBatch:
+        """The next batch."""
+        rows, factors = self.batch_size, len(TRANSFORMATIONS)
+        digits = self._next_digits()
+        order = torch.rand(rows, NUM_STEPS, generator=self.generator).argsort(dim=1)
+        times = torch.cat([torch.zeros(rows, 1, dtype=torch.int64), 1 + order[:, : self.random_frames]], dim=1)
+        start = torch.randint(0, NUM_STEPS + 1, (rows, factors), generator=self.generator)
+        start *= torch.rand(rows, factors, generator=self.generator) < self.random_start
+        start[torch.arange(rows), self._index] = 0
+        states = start[:, None, :].repeat(1, times.shape[1], 1)
+        states[torch.arange(rows), :, self._index] = times
+        grey = self.grey[digits].repeat_interleave(times.shape[1], dim=0)
+        frames = render(grey, states.flatten(0, 1))
+        frames = frames.reshape(*times.shape, *frames.shape[1:])
+        return SequenceBatch(self._index, times, frames, self._weights)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The digits still to come in this epoch and the generator's state."""
+        return {"queue": self._queue.clone(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`'s value."""
+        self._queue = state["queue"].clone()
+        self.generator.set_state(state["generator"])
+
+    def _next_digits(self) -> Tensor:
+        while len(self._queue) < self.batch_size:
+            self._queue = torch.cat([self._queue, torch.randperm(len(self.grey), generator=self.generator)])
+        digits, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
+        return digits

@@ -1,0 +1,8 @@
+"""Errors that the user can mend."""
+
+
+class UserError(ValueError):
+    """Something about an argument or a file is wrong; the message names it, what was expected and what was found.
+
+    The command line prints the message as one line and exits with code 2.
+    """

@@ -1,0 +1,123 @@
+"""Presets: every number that decides a training run, in one frozen dataclass."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ffrl.data import NUM_STEPS, TRANSFORMATIONS
+from ffrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A training configuration. The defaults are the quickstart: D 32, separable potentials.
+
+    time_embedding: "separable" u = S(z) − E·t, "sinusoidal" u(z, t) (the paper's), "none" u(z).
+    initial_weight: weight of mean‖∇u(z_0, 0)‖²; only for "sinusoidal" (it would stop the flow of the others).
+    midpoint_collocation: also ask for the Hamilton–Jacobi residual at random times between the steps, where a clocked
+        potential otherwise does not meet it.
+    random_start: probability that each other factor starts in a random state.
+    ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
+    iterations: the default budget; the command line may give minutes instead.
+    """
+
+    latent_dim: int = 32
+    hidden: tuple[int, ...] = (512, 256)
+    potential_width: int = 64
+    potential_depth: int = 1
+    potential_output: Literal["tanh", "identity"] = "identity"
+    time_embedding: Literal["separable", "sinusoidal", "none"] = "separable"
+
+    batch_size: int = 48
+    random_frames: int = 3
+    random_start: float = 0.5
+    beta: float = 1.0
+    hj_weight: float = 200.0
+    initial_weight: float = 0.0
+    midpoint_collocation: bool = False
+
+    learning_rate: float = 2e-3
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.99
+    warmup_iterations: int = 100
+    ema_decay: float = 0.998
+    ema_every: int = 10
+    iterations: int = 8_000
+
+    def __post_init__(self) -> None:
+        for name in ("latent_dim", "potential_width", "potential_depth", "batch_size", "ema_every", "iterations"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        count = len(TRANSFORMATIONS)
+        equal_rows = f"a multiple of {count}, equal rows for each transformation"
+        self._require("batch_size", self.batch_size % count == 0, equal_rows)
+        self._require("random_frames", 1 <= self.random_frames <= NUM_STEPS, f"1 to {NUM_STEPS}")
+        self._require("random_start", 0 <= self.random_start <= 1, "a probability")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "widths of at least 1")
+        for name in ("potential_output", "time_embedding"):
+            choices = get_args(get_type_hints(type(self))[name])
+            self._require(name, getattr(self, name) in choices, " or ".join(choices))
+        self._require(
+            "initial_weight",
+            self.initial_weight == 0 or self.time_embedding == "sinusoidal",
+            "0 unless time_embedding is sinusoidal (it would stop a flow without a clock)",
+        )
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UserError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preset":
+        """The preset that `to_dict` described. UserError: unknown or missing names."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+            raise UserError(f"preset: unknown settings {unknown}, missing settings {missing}")
+        return cls(**{**values, "hidden": tuple(values["hidden"])})
+
+    def override(self, assignments: list[str]) -> "Preset":
+        """A preset with settings replaced by "name=value" strings; tuples are written 512,256."""
+        types = get_type_hints(type(self))
+        changes: dict[str, Any] = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals or name not in types:
+                raise UserError(f"--set: expected NAME=VALUE with NAME in {', '.join(types)}; found {assignment!r}")
+            changes[name] = _parse(name, text, types[name])
+        return dataclasses.replace(self, **changes)
+
+
+PRESETS: dict[str, Preset] = {
+    "quickstart": Preset(),
+    "clocked": Preset(time_embedding="sinusoidal", initial_weight=200.0, midpoint_collocation=True),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of this name. UserError names those that exist."""
+    if name not in PRESETS:
+        raise UserError(f"--preset: expected {' or '.join(PRESETS)}, found {name!r}")
+    return PRESETS[name]
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if get_origin(kind) is Literal:
+            return text
+        if get_origin(kind) is tuple:
+            return tuple(get_args(kind)[0](part) for part in text.split(","))
+        return kind(text)
+    except (KeyError, ValueError):
+        expected = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
+        raise UserError(f"--set {name}: expected {expected}, found {text!r}") from None

@@ -1,0 +1,32 @@
+"""The exponential moving average of the weights, which is what evaluation uses."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """average ← decay^every · average + (1 − decay^every) · weights, every `every` calls of `update`.
+
+    One update in ten, with the tenth power of the decay, gives nearly the same average for a tenth of the memory
+    traffic, which on a CPU is a noticeable part of a step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, every: int) -> None:
+        self.weight = 1 - decay**every
+        self.every = every
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, iteration: int) -> None:
+        """To be called after each iteration, counted from 1."""
+        if iteration % self.every == 0:
+            torch._foreach_lerp_(list(self.average.values()), list(model.state_dict().values()), self.weight)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights, by the model's names."""
+        return self.average
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over averaged weights."""
+        for name, value in self.average.items():
+            value.copy_(state[name])

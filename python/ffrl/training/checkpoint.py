@@ -1,0 +1,84 @@
+"""Checkpoints: one safetensors file with every tensor and one JSON file that names it.
+
+The JSON file is the commit point. The tensors are written first, under a name that holds the iteration; only then is
+checkpoint.json replaced, so a run killed at any moment leaves a checkpoint.json that points to a whole file.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from ffrl.errors import UserError
+from ffrl.files import read_json, write_atomically, write_json
+
+FORMAT = 1
+INDEX_NAME = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """tensors: by name, the part before the first "/" says whose they are (model, average, optimizer, sampler).
+
+    iteration: iterations done. seconds: training time used.
+    """
+
+    tensors: dict[str, Tensor]
+    iteration: int
+    seconds: float
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one part, without its prefix."""
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether `run` holds a checkpoint."""
+    return (run / INDEX_NAME).exists()
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint into the folder `run`, then remove the one before it."""
+    path = run / f"checkpoint-{checkpoint.iteration:08d}.safetensors"
+    # safetensors refuses shared and strided storage.
+    tensors = {name: value.detach().contiguous().clone() for name, value in checkpoint.tensors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+    index = {
+        "format": FORMAT,
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "iteration": checkpoint.iteration,
+        "seconds": checkpoint.seconds,
+    }
+    write_json(run / INDEX_NAME, index)
+    for older in run.glob("checkpoint-*.safetensors"):
+        if older != path:
+            older.unlink()
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """Read the checkpoint of the folder `run`. UserError: none there, or damaged (the checksum is verified)."""
+    index_path = run / INDEX_NAME
+    if not index_path.exists():
+        raise UserError(f"{run}: expected a run with a {INDEX_NAME}, found none")
+    index = read_json(index_path)
+    missing = {"format", "file", "sha256", "iteration", "seconds"} - index.keys()
+    if missing or index["format"] != FORMAT:
+        found = f"no {', '.join(sorted(missing))}" if missing else f"format {index['format']}"
+        raise UserError(f"{index_path}: expected a checkpoint of format {FORMAT}, found {found}")
+    path = run / index["file"]
+    if not path.is_file():
+        raise UserError(f"{path}: expected the tensors that {INDEX_NAME} names, found no such file")
+    raw = path.read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != index["sha256"]:
+        raise UserError(f"{path}: damaged: expected SHA-256 {index['sha256']}, found {digest}")
+    try:
+        tensors = load(raw)
+    except SafetensorError as error:
+        raise UserError(f"{path}: expected a safetensors file, found something else ({error})") from None
+    return Checkpoint(tensors, int(index["iteration"]), float(index["seconds"]))

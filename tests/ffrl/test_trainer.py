@@ -1,0 +1,197 @@
+"""The trainer: resume to the bit, moving average, checkpoints, log."""
+
+import csv
+import io
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from ffrl.data import Digits
+from ffrl.errors import UserError
+from ffrl.files import write_atomically
+from ffrl.presets import Preset
+from ffrl.training import Budget, Trainer
+from ffrl.training.average import MovingAverage
+from ffrl.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ffrl.training.log import TrainingLog
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def trainer(preset: Preset, digits: Digits, run: Path, budget: Budget | None = None, seed: int = 3) -> Trainer:
+    return Trainer(preset, budget or Budget(iterations=9), digits.train[:40], run, seed)
+
+
+def assert_same_tensors(found: Path, expected: Path) -> None:
+    left, right = load_checkpoint(found).tensors, load_checkpoint(expected).tensors
+    assert left.keys() == right.keys()
+    for name, value in right.items():
+        assert torch.equal(left[name], value), name
+
+
+@pytest.mark.parametrize(("time_embedding", "threads"), [("separable", 1), ("sinusoidal", 1), ("separable", 2)])
+def test_interrupted_and_resumed_ends_with_the_same_bits(
+    small_preset: Preset, digits: Digits, tmp_path: Path, time_embedding: str, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    preset = small_preset.override([f"time_embedding={time_embedding}", "midpoint_collocation=true"])
+    trainer(preset, digits, tmp_path / "whole").train(quiet())
+    trainer(preset, digits, tmp_path / "parts").train(quiet(), stop_at=4)
+    # Random numbers of the caller's own must not matter.
+    torch.manual_seed(77)
+    resumed = trainer(preset, digits, tmp_path / "parts", seed=1234)
+    assert resumed.iteration == 4
+    resumed.train(quiet(), stop_at=7)
+    trainer(preset, digits, tmp_path / "parts").train(quiet())
+    assert_same_tensors(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_seed_decides_everything(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        torch.manual_seed(len(name))
+        trainer(small_preset, digits, tmp_path / name, Budget(iterations=2), seed).train(quiet())
+    assert_same_tensors(tmp_path / "one", tmp_path / "two")
+    first, third = (load_checkpoint(tmp_path / name).part("model") for name in ("one", "three"))
+    assert not torch.equal(first["potentials.theta"], third["potentials.theta"])
+
+
+def test_caller_random_numbers_are_left_alone(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    trainer(small_preset, digits, tmp_path).train(quiet())
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_budget_of_minutes_ends(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
+    run = trainer(small_preset, digits, tmp_path, Budget(minutes=0.003))
+    run.train(quiet())
+    assert run.finished
+    assert run.seconds >= 0.18
+    assert run.optimizer.param_groups[0]["lr"] < small_preset.learning_rate
+
+
+def test_training_lowers_the_loss(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
+    run = trainer(small_preset, digits, tmp_path, Budget(iterations=60))
+    losses = [run.step().loss.item() for _ in range(60)]
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+
+def test_sigterm_ends_at_an_iteration_with_a_checkpoint(
+    small_preset: Preset, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(small_preset, digits, tmp_path)
+    step = run.step
+
+    def step_and_terminate() -> object:
+        objective = step()
+        if run.iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return objective
+
+    monkeypatch.setattr(run, "step", step_and_terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    run.train(quiet())
+    assert not run.finished
+    assert load_checkpoint(tmp_path).iteration == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_loss_that_is_not_finite_leaves_the_checkpoint(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
+    trainer(small_preset, digits, tmp_path).train(quiet(), stop_at=2)
+    run = trainer(small_preset, digits, tmp_path)
+    with torch.no_grad():
+        run.model.potentials.theta.fill_(float("nan"))
+    with pytest.raises(UserError, match="iteration 3: expected a finite loss, found nan"):
+        run.train(quiet())
+    assert load_checkpoint(tmp_path).iteration == 2
+
+
+def test_log_has_each_row_once_after_a_resume(tmp_path: Path) -> None:
+    row = dict.fromkeys(("seconds", "learning_rate", "loss", "reconstruction", "kl", "hj", "initial"), 1.0)
+    with TrainingLog(tmp_path, iteration=0) as log:
+        for iteration in (50, 100, 150):
+            log.write({"iteration": iteration, **row})
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("200,1,1")
+    with TrainingLog(tmp_path, iteration=100) as log:
+        log.write({"iteration": 150, **row})
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [row["iteration"] for row in rows] == ["50", "100", "150"]
+
+
+def test_progress_without_a_terminal_is_a_few_lines(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
+    console = quiet()
+    trainer(small_preset, digits, tmp_path, Budget(iterations=100)).train(console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().strip().splitlines()
+    assert [line.split()[0] for line in lines] == ["50%", "100%"]
+
+
+def test_moving_average_by_hand() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    values = [1.0, 2.0, 5.0]
+    with torch.no_grad():
+        model.weight.fill_(values[0])
+        average = MovingAverage(model, decay=0.9, every=2)
+        for iteration, value in enumerate((3.0, 4.0, 6.0, 8.0), start=1):
+            model.weight.fill_(value)
+            average.update(model, iteration)
+    expected = 0.81 * (0.81 * 1.0 + 0.19 * 4.0) + 0.19 * 8.0
+    assert average.state_dict()["weight"].item() == pytest.approx(expected)
+
+
+def test_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Checkpoint({"model/w": torch.arange(3)}, 1, 0.5))
+    save_checkpoint(tmp_path, Checkpoint({"model/w": torch.arange(4)}, 2, 1.5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000002.safetensors", "checkpoint.json"]
+    found = load_checkpoint(tmp_path)
+    assert (found.iteration, found.seconds) == (2, 1.5)
+    assert torch.equal(found.part("model")["w"], torch.arange(4))
+
+
+def test_killed_between_its_two_files_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Checkpoint({"model/w": torch.arange(3)}, 1, 0.5))
+    (tmp_path / "checkpoint-00000002.safetensors").write_bytes(b"whole or not, checkpoint.json does not name it")
+    assert load_checkpoint(tmp_path).iteration == 1
+
+
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a run with a checkpoint\.json, found none"):
+        load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, Checkpoint({"model/w": torch.arange(3)}, 1, 0.5))
+    path = tmp_path / "checkpoint-00000001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"00000001\.safetensors: damaged: expected SHA-256 \w+, found \w+"):
+        load_checkpoint(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"00000001\.safetensors: expected the tensors that checkpoint\.json names"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "checkpoint.json").write_text("{")
+    with pytest.raises(UserError, match=r"checkpoint\.json: expected JSON"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(UserError, match=r"checkpoint\.json: expected a checkpoint of format 1, found no file"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail_half_way(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail_half_way)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
