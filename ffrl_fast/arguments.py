@@ -58,7 +58,7 @@ def check_times(name: str, t: float | Tensor, rows: int, bank: PotentialBank) ->
 
 
 class Selection(NamedTuple):
-    """Which potential moves a row: one for all (``potential`` ≥ 0), one per row (``index``) or a mixture (``gates``)."""
+    """Which potential moves a row: one for all (``potential`` ≥ 0), one each (``index``) or a mixture (``gates``)."""
 
     potential: int
     index: Tensor | None
@@ -68,7 +68,7 @@ class Selection(NamedTuple):
 def check_selection(
     index: int | Tensor | None, gates: Tensor | None, rows: int, bank: PotentialBank, gates_steps: int | None = None
 ) -> Selection:
-    """``index``: an int or (B,) int64; ``gates``: (B, K), or (B, T, K) where ``gates_steps`` is T; exactly one of them."""
+    """``index``: an int or (B,) int64; ``gates``: (B, K), or (B, T, K) where ``gates_steps`` is T; one of the two."""
     k = bank.num_potentials
     if index is not None and gates is not None:
         raise ValueError("index, gates: expected one of the two, found both")

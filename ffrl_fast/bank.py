@@ -98,7 +98,7 @@ class PotentialBank(nn.Module):
                 view.uniform_(-bound, bound, generator=generator)
 
     def conditioning(self, t: Tensor, potential: int | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """τ(t) and dτ/dt for ``t`` (R,), each (K, R, H), or (1, R, H) of one ``potential``; None without an embedding."""
+        """τ(t) and dτ/dt for ``t`` (R,), each (K, R, H), or (1, R, H) of one ``potential``; None where τ = 0."""
         theta = self.theta if potential is None else self.theta[potential : potential + 1]
         return reference.conditioning(t, theta, self.shape)
 

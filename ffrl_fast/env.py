@@ -45,7 +45,8 @@ def describe() -> dict[str, str]:
         "instruction set": f"{_core.isa()}; compiled in: {isas}",
         "openmp": ", ".join(openmp_libraries()) or "not known",
         "gpu": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
-        "variables": ", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("FFRL_FAST_")) or "none",
+        "variables": ", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("FFRL_FAST_"))
+        or "none",
     }
 
 

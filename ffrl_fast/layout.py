@@ -9,8 +9,7 @@ a test holds the two together.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -45,9 +44,12 @@ class NetworkShape:
     out_activation: OutActivation = "tanh"
     time_embedding: TimeEmbedding = "sinusoidal"
 
-    @cached_property
-    def fields(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Name of each weight -> (offset in the row, shape without K), in the order in which they lie there."""
+    #: Name of each weight -> (offset in the row, shape without K), in the order in which they lie there.
+    fields: dict[str, tuple[int, tuple[int, ...]]] = field(init=False, repr=False, compare=False)
+    #: P, the number of parameters of one potential.
+    num_parameters: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
         d, h, n = self.dim, self.width, self.depth
         shapes: dict[str, tuple[int, ...]] = {
             "w_in": (h, d),
@@ -65,15 +67,10 @@ class NetworkShape:
         for name, shape in shapes.items():
             placed[name] = (offset, shape)
             offset += math.prod(shape)
-        return placed
+        object.__setattr__(self, "fields", placed)
+        object.__setattr__(self, "num_parameters", offset)
 
-    @cached_property
-    def num_parameters(self) -> int:
-        """P, the number of parameters of one potential."""
-        offset, shape = list(self.fields.values())[-1]
-        return offset + math.prod(shape)
-
-    @cached_property
+    @property
     def native(self) -> tuple[int, int, int, int]:
         """(width, depth, output is tanh, separable in time): what the native operators are told besides D."""
         return self.width, self.depth, int(self.out_activation == "tanh"), int(self.time_embedding == "separable")

@@ -203,7 +203,7 @@ def _fold(inputs: tuple[Any, ...], in_dims: tuple[Any, ...], size: int) -> list[
     """Mapped rows become rows: (N, B, D) → (N·B, D), and so for all that belongs to a row.
 
     Raises:
-        NotImplementedError: where parameters are mapped; K potentials of one bank are the engine's own batch of networks.
+        NotImplementedError: where parameters are mapped; a bank's K potentials are the engine's own batch of networks.
     """
     z, t, theta, tau, dtau, force_theta, force_tau, index, gates, *rest = inputs
     z_dim, t_dim, theta_dim, tau_dim, dtau_dim, force_dim, force_tau_dim, index_dim, gates_dim = in_dims[:9]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import arguments, reference
-from ffrl_fast.backends import Call, Request, choose
+from ffrl_fast.backends import Call, choose
 from ffrl_fast.bank import PotentialBank
 
 Convention = Literal["per_sample", "paper_code"]
@@ -143,7 +143,7 @@ def integrate(
     Args:
         z0: (B, D).
         times: t_0 … t_{T−1}, a sequence of numbers or a (T,) tensor; t_i is the time at which step i starts.
-        bank, index, gates, force, backend: as in :func:`hj_residual`; ``gates`` may also be (B, T, K), one mixture a step.
+        bank, index, gates, force, backend: as in :func:`hj_residual`; ``gates`` may also be (B, T, K), by step.
         step: Δ, the time that each of the T steps spans.
         substeps: each step is made of this many Euler steps of Δ/substeps, the time advancing with them.
         method: "euler".
@@ -170,7 +170,8 @@ def integrate(
         raise ValueError(f"times: expected shape (T,), found {tuple(times.shape)}")
     if times.dtype != bank.theta.dtype or times.device != bank.theta.device:
         raise TypeError(
-            f"times: expected {bank.theta.dtype} on {bank.theta.device} as the bank, found {times.dtype} on {times.device}"
+            f"times: expected {bank.theta.dtype} on {bank.theta.device} as the bank, "
+            f"found {times.dtype} on {times.device}"
         )
     rows, steps = z0.shape[0], times.shape[0]
     selection = arguments.check_selection(index, gates, rows, bank, gates_steps=steps)
@@ -204,7 +205,5 @@ def integrate(
                     values.append(getattr(out, name))
             z = z + delta * out.grad
         path.append(z)
-    stacked = {
-        name: torch.stack(values) if values else z0.new_zeros(0, rows) for name, values in collected.items()
-    }
+    stacked = {name: torch.stack(values) if values else z0.new_zeros(0, rows) for name, values in collected.items()}
     return FlowPath(torch.stack(path), **stacked)

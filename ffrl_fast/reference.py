@@ -45,9 +45,7 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     An odd ``dim`` leaves its last entry 0.
     """
     half = dim // 2
-    rate = torch.exp(
-        torch.arange(half, device=t.device, dtype=t.dtype) * (-math.log(10_000.0) / max(half - 1, 1))
-    )
+    rate = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (-math.log(10_000.0) / max(half - 1, 1)))
     angle = t[:, None] * rate
     sin, cos = angle.sin(), angle.cos()
     rest = t.new_zeros(t.shape[0], dim - 2 * half)
@@ -139,7 +137,7 @@ def potential_field(
     gates: Tensor | None = None,
     tangent: Tensor | None = None,
 ) -> Field:
-    """The field of one potential (``potential`` ≥ 0), of one per row (``index`` (B,)) or of Σ_k g_k u^k (``gates`` (B, K)).
+    """The field of one potential (``potential`` ≥ 0), one a row (``index`` (B,)) or of Σ_k g_k u^k (``gates``, (B, K)).
 
     ``tau`` and ``dtau`` are (K, R, H); (1, R, H) will do for one ``potential``.
     """
@@ -166,12 +164,12 @@ def potential_field(
 
 
 def hj_residual(dt: Tensor, grad: Tensor, force: Tensor | None) -> Tensor:
-    """r = ∂_t u + ½‖∇u‖² − f with f = −F², for ``dt`` (B,), ``grad`` (B, D) and the force network's value ``force`` (B,)."""
+    """r = ∂_t u + ½‖∇u‖² − f with f = −F², for ``dt`` (B,), ``grad`` (B, D) and the force network's value F (B,)."""
     residual = dt + 0.5 * (grad * grad).sum(-1)
     return residual if force is None else residual + force * force
 
 
 def hj_residual_paper_code(dt: Tensor, grad: Tensor, force: Tensor | None) -> Tensor:
-    """What the paper's public code computes: r_b = Σ_b ∂_t u_b + ½ mean(∇u²) + F_b², sum and mean over the whole batch."""
+    """The paper's public code: r_b = Σ_b ∂_t u_b + ½ mean(∇u²) + F_b², sum and mean over the whole batch."""
     residual = dt.sum() + 0.5 * (grad * grad).mean()
     return residual.expand(dt.shape[0]) if force is None else residual + force * force

@@ -11,6 +11,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 #if defined(__AVX512F__)
 #include "elementary_tables.hpp"
@@ -91,34 +93,54 @@ FFRL_INLINE Bits<T> sign_bit(Vec<T> x) {
   return as_bits<T>(x) & as_bits<T>(broadcast<T>(T(-0.0)));
 }
 
-// The smaller and the larger of a bound and x; both give NaN where x is NaN, because the instructions give their second
-// operand where either is NaN. Spelled out because GCC 12 makes a comparison and a blend of the conditional.
+// multiply_add is a·b + c, rounded once wherever the instruction set can: left to itself the compiler fuses some of the
+// inlined copies of an expression and not others, and the values would depend on the place of the call. Below, a
+// product written with * is exact, or no term of a sum written with +.
+//
+// at_most and at_least are the smaller and the larger of a bound and x, and NaN where x is NaN: the instructions give
+// their second operand where either is NaN. (GCC 12 makes a comparison and a blend of the conditional.)
 #if defined(__AVX512F__)
+FFRL_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
+FFRL_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }
 // (The forms with a mask do without the uninitialised operand which GCC 12 warns of.)
 FFRL_INLINE Vec<float> at_most(Vec<float> x, Vec<float> bound) { return _mm512_maskz_min_ps(0xffff, bound, x); }
-FFRL_INLINE Vec<float> at_least(Vec<float> x, Vec<float> bound) { return _mm512_maskz_max_ps(0xffff, bound, x); }
 FFRL_INLINE Vec<double> at_most(Vec<double> x, Vec<double> bound) { return _mm512_maskz_min_pd(0xff, bound, x); }
+FFRL_INLINE Vec<float> at_least(Vec<float> x, Vec<float> bound) { return _mm512_maskz_max_ps(0xffff, bound, x); }
 FFRL_INLINE Vec<double> at_least(Vec<double> x, Vec<double> bound) { return _mm512_maskz_max_pd(0xff, bound, x); }
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && defined(__FMA__)
+FFRL_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
+FFRL_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a, b, c); }
 FFRL_INLINE Vec<float> at_most(Vec<float> x, Vec<float> bound) { return _mm256_min_ps(bound, x); }
-FFRL_INLINE Vec<float> at_least(Vec<float> x, Vec<float> bound) { return _mm256_max_ps(bound, x); }
 FFRL_INLINE Vec<double> at_most(Vec<double> x, Vec<double> bound) { return _mm256_min_pd(bound, x); }
+FFRL_INLINE Vec<float> at_least(Vec<float> x, Vec<float> bound) { return _mm256_max_ps(bound, x); }
 FFRL_INLINE Vec<double> at_least(Vec<double> x, Vec<double> bound) { return _mm256_max_pd(bound, x); }
 #elif defined(__SSE2__)
+template <class V>
+FFRL_INLINE V multiply_add(V a, V b, V c) {
+  return a * b + c;
+}
 FFRL_INLINE Vec<float> at_most(Vec<float> x, Vec<float> bound) { return _mm_min_ps(bound, x); }
-FFRL_INLINE Vec<float> at_least(Vec<float> x, Vec<float> bound) { return _mm_max_ps(bound, x); }
 FFRL_INLINE Vec<double> at_most(Vec<double> x, Vec<double> bound) { return _mm_min_pd(bound, x); }
+FFRL_INLINE Vec<float> at_least(Vec<float> x, Vec<float> bound) { return _mm_max_ps(bound, x); }
 FFRL_INLINE Vec<double> at_least(Vec<double> x, Vec<double> bound) { return _mm_max_pd(bound, x); }
-#else
-template <class V>
-FFRL_INLINE V at_most(V x, V bound) {
-  return bound < x ? bound : x;
-}
-template <class V>
-FFRL_INLINE V at_least(V x, V bound) {
-  return bound > x ? bound : x;
-}
+#elif defined(__aarch64__)
+FFRL_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) { return vfmaq_f32(c, a, b); }
+FFRL_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) { return vfmaq_f64(c, a, b); }
+FFRL_INLINE Vec<float> at_most(Vec<float> x, Vec<float> bound) { return vminq_f32(bound, x); }
+FFRL_INLINE Vec<double> at_most(Vec<double> x, Vec<double> bound) { return vminq_f64(bound, x); }
+FFRL_INLINE Vec<float> at_least(Vec<float> x, Vec<float> bound) { return vmaxq_f32(bound, x); }
+FFRL_INLINE Vec<double> at_least(Vec<double> x, Vec<double> bound) { return vmaxq_f64(bound, x); }
 #endif
+
+template <class T>
+FFRL_INLINE Vec<T> multiply_add(Vec<T> a, T b, T c) {
+  return multiply_add(a, broadcast<T>(b), broadcast<T>(c));
+}
+
+template <class T>
+FFRL_INLINE Vec<T> multiply_add(Vec<T> a, T b, Vec<T> c) {
+  return multiply_add(a, broadcast<T>(b), c);
+}
 
 /// Σ_k c[k]·x^k, given also x²: by Estrin's scheme, for a chain of dependent operations that is logarithmic in the
 /// degree. A processor has little room for instructions that wait, so with Horner's the chain would set the pace.
@@ -127,12 +149,12 @@ FFRL_INLINE Vec<T> polynomial(const T* c, Vec<T> x, Vec<T> square) {
   if constexpr (degree == 0) {
     return broadcast<T>(c[0]);
   } else if constexpr (degree == 1) {
-    return x * c[1] + c[0];
+    return multiply_add<T>(x, c[1], c[0]);
   } else if constexpr (degree <= 4) {
-    return square * polynomial<degree - 2, T>(c + 2, x, square) + polynomial<1, T>(c, x, square);
+    return multiply_add(square, polynomial<degree - 2, T>(c + 2, x, square), polynomial<1, T>(c, x, square));
   } else {
     const Vec<T> fourth = square * square;
-    return fourth * polynomial<degree - 4, T>(c + 4, x, square) + polynomial<3, T>(c, x, square);
+    return multiply_add(fourth, polynomial<degree - 4, T>(c + 4, x, square), polynomial<3, T>(c, x, square));
   }
 }
 
@@ -146,42 +168,43 @@ FFRL_INLINE Vec<T> tanh_of_magnitude(Vec<T> a) {
   using C = Constants<T>;
   a = at_most(a, broadcast<T>(C::tanh_saturation));
   constexpr T shift = C::round + T(C::bias + 1);
-  const Vec<T> rounded = a * (-2 * C::inverse_log2) + shift;
+  const Vec<T> rounded = multiply_add<T>(a, -2 * C::inverse_log2, shift);
   const Vec<T> twice_s = from_bits<T>(as_bits<T>(rounded) << C::mantissa);  // the bits above the exponent fall off
   const Vec<T> n = rounded - shift;
   // Exact for n = 0 and −1. Further out h is multiplied by 2^n, and the rounding of a product without FMA with it.
-  const Vec<T> g = a + n * (C::log2 / 2);
+  const Vec<T> g = multiply_add<T>(n, C::log2 / 2, a);
   // h = g + g²·p(g), p(g) = −2·quotient(−2g).
   const Vec<T> square = g * g;
   const Vec<T> p = polynomial<C::degree, T>(kTanhQuotient<T>.c, g, square);
   if constexpr (sizeof(T) == sizeof(float)) {
-    const Vec<T> w = twice_s * (square * p + g);
+    const Vec<T> w = twice_s * multiply_add(square, p, g);
     return ((T(1) - T(0.5) * twice_s) + w) / ((T(1) + T(0.5) * twice_s) - w);
   } else {
     // The roundings of numerator, denominator and quotient may add up to 2 ulp by themselves. Over all floats their sum
     // stays below that; over doubles one cannot try. So here g gets its last digits, and the quotient is corrected for
-    // the errors of the two terms, which are exact in working precision.
-    const Vec<T> curved = square * p + n * (C::log2_rest / 2);
+    // the rounding errors of numerator and denominator, which are themselves doubles.
+    const Vec<T> curved = multiply_add(square, p, n * (C::log2_rest / 2));
     const Vec<T> h = g + curved;
     const Vec<T> w = twice_s * h;
     const Vec<T> one_minus_s = T(1) - T(0.5) * twice_s, one_plus_s = T(1) + T(0.5) * twice_s;
     const Vec<T> numerator = one_minus_s + w, denominator = one_plus_s - w;
     const Vec<T> numerator_rest = (one_minus_s - numerator) + w, denominator_rest = (one_plus_s - denominator) - w;
 #if defined(__AVX512F__)
-    // A division of eight doubles occupies the divider for 16 cycles; from the 14 digits of vrcp14pd one Newton step
+    // A division of eight doubles occupies the divider for 16 cycles; from the 14 bits of vrcp14pd one Newton step
     // makes 28, and the correction, with the remainder exact by FMA, the rest.
     Vec<T> reciprocal = _mm512_maskz_rcp14_pd(0xff, denominator);
-    reciprocal = reciprocal + reciprocal * (T(1) - denominator * reciprocal);
+    reciprocal = multiply_add(reciprocal, multiply_add(-denominator, reciprocal, broadcast<T>(1)), reciprocal);
     const Vec<T> quotient = numerator * reciprocal;
-    const Vec<T> remainder = (numerator - quotient * denominator) + (numerator_rest - quotient * denominator_rest);
+    const Vec<T> remainder =
+        multiply_add(-quotient, denominator, numerator) + multiply_add(-quotient, denominator_rest, numerator_rest);
 #else
     const Vec<T> reciprocal = T(1.5) - T(0.5) * denominator;  // within 12 % on [1, 2]: enough for the correction
     const Vec<T> quotient = numerator / denominator;
     // Here the remainder of the division is out of reach, so the rounding of h is made good instead.
     const Vec<T> h_rest = curved - (h - g);
-    const Vec<T> remainder = (numerator_rest - quotient * denominator_rest) + twice_s * h_rest;
+    const Vec<T> remainder = multiply_add(-quotient, denominator_rest, numerator_rest) + twice_s * h_rest;
 #endif
-    return quotient + remainder * reciprocal;
+    return multiply_add(remainder, reciprocal, quotient);
   }
 }
 
@@ -197,11 +220,12 @@ FFRL_INLINE Vec<float> look_up(const float* table, Bits<float> index) {
 FFRL_INLINE Vec<float> tanh_of_magnitude_by_table(Vec<float> a) {
   using namespace tanh_table;
   a = at_most(a, broadcast<float>(kSaturation));
-  const Bits<float> interval = as_bits<float>(a * (kSlope - kCurvature * a) + Constants<float>::round);
+  const Bits<float> interval = as_bits<float>(
+      multiply_add(a, multiply_add<float>(a, -kCurvature, kSlope), broadcast<float>(Constants<float>::round)));
   const Vec<float> d = a - look_up(kCentre, interval);
   Vec<float> p = look_up(kCoefficient[kDegree], interval);
 #pragma GCC unroll 16
-  for (int j = kDegree - 1; j >= 0; --j) p = p * d + look_up(kCoefficient[j], interval);
+  for (int j = kDegree - 1; j >= 0; --j) p = multiply_add(p, d, look_up(kCoefficient[j], interval));
   return p;
 }
 
@@ -229,13 +253,12 @@ FFRL_INLINE Vec<T> exp(Vec<T> x) {
   using C = Constants<T>;
   x = at_least(at_most(x, broadcast<T>(C::exp_overflow)), broadcast<T>(C::exp_underflow));
   constexpr T shift = C::round + T(2 * C::bias);
-  const Vec<T> rounded = x * C::inverse_log2 + shift;
+  const Vec<T> rounded = multiply_add<T>(x, C::inverse_log2, shift);
   const Vec<T> n = rounded - shift;
-  Vec<T> f = x - n * C::log2_high;
-  f = f - n * C::log2_low;
+  const Vec<T> f = multiply_add<T>(n, -C::log2_low, multiply_add<T>(n, -C::log2_high, x));
   const Vec<T> square = f * f;
   Vec<T> p = polynomial<C::degree, T>(C::quotient, f, square);
-  p = (square * p + f) + T(1);
+  p = multiply_add(square, p, f) + T(1);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == sizeof(float))
     return _mm512_maskz_scalef_ps(0xffff, p, n);

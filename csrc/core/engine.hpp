@@ -90,9 +90,10 @@ class PackedBank {
       copy_padded(tau(k, 0), h, w.tau);
       for (std::int64_t n = 0; n < h; ++n) {
         const T* row = theta + at.w_hid + n * h;
-        T dot = T(0);
-        for (std::int64_t j = 0; j < h; ++j) dot += row[j] * w.tau[j];
-        w.b_hid[n] += dot;
+        // In double: an error here would be the same in every row, and sums over rows would not average it out.
+        double sum = w.b_hid[n];
+        for (std::int64_t j = 0; j < h; ++j) sum += double(row[j]) * w.tau[j];
+        w.b_hid[n] = static_cast<T>(sum);
       }
     }
   }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 
 import pytest
 import torch
 from cases import Case, by_oracle, cases, make, on_backend
-from hypothesis import example, given
+from hypothesis import example, given, settings
 
 import ffrl_fast
 from ffrl_fast.tolerances import (
@@ -24,7 +26,17 @@ EDGES = [
     Case(49, 17, 65, depth=2, potentials=3, selection="index", force=True),
     Case(97, 64, 64, potentials=2, selection="gates", per_row_time=True, force=True),
     Case(50, 324, 324, out_activation="identity", time_embedding="separable"),
-    Case(300, 33, 128, depth=3, potentials=5, selection="gates", time_embedding="separable", per_row_time=True, force=True),
+    Case(
+        300,
+        33,
+        128,
+        depth=3,
+        potentials=5,
+        selection="gates",
+        time_embedding="separable",
+        per_row_time=True,
+        force=True,
+    ),
 ]
 MANY_ROWS = Case(65_537 + 48, 5, 7, potentials=3, selection="index", force=True)
 
@@ -46,17 +58,25 @@ def check_float64(case: Case, backend: str) -> None:
     assert max(errors.values()) < FLOAT64_AGAINST_ORACLE, errors
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(case=cases())
 @example(case=MANY_ROWS)
 @example(case=Case(20_000, 64, 64, per_row_time=True))
 @example(case=Case(2_000, 324, 324))
 def test_float32_errs_no_more_than_eager(case: Case) -> None:
-    exact = on_backend(make(case, torch.float32), "reference")
-    inputs = make(case, torch.float32).to(torch.float32)
-    eager, found = on_backend(inputs, "reference"), on_backend(inputs, "cpu")
-    for name, value in exact.items():
-        bound = FLOAT32_TIMES_EAGER * relative_error(eager[name], value) + FLOAT32_FLOOR
-        assert relative_error(found[name], value) <= bound, name
+    """By root mean square over draws of the same shape: in one draw a scalar sum may come out exact by luck."""
+    errors: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(4):
+        case = dataclasses.replace(case, seed=case.seed + seed)
+        exact = on_backend(make(case, torch.float32), "reference")
+        inputs = make(case, torch.float32).to(torch.float32)
+        eager, found = on_backend(inputs, "reference"), on_backend(inputs, "cpu")
+        for name, value in exact.items():
+            pair = relative_error(found[name], value), relative_error(eager[name], value)
+            errors.setdefault(name, []).append(pair)
+    for name, pairs in errors.items():
+        native, eager_error = (math.sqrt(sum(x * x for x in column) / 4) for column in zip(*pairs, strict=True))
+        assert native <= FLOAT32_TIMES_EAGER * eager_error + FLOAT32_FLOOR, (name, native, eager_error)
 
 
 @given(case=cases(max_rows=6, max_size=12))
@@ -87,7 +107,9 @@ def test_gradients_when_some_outputs_are_unused(unused: tuple[str, ...], selecti
         if name in unused:
             cotangent.zero_()
 
-    out = ffrl_fast.hj_residual(inputs.z, inputs.t, inputs.bank, force=inputs.force, backend=backend, **inputs.selection)
+    out = ffrl_fast.hj_residual(
+        inputs.z, inputs.t, inputs.bank, force=inputs.force, backend=backend, **inputs.selection
+    )
     total = sum(
         (o * c).sum()
         for o, c, name in zip(out, inputs.cotangents, ("u", "dt", "grad", "residual"), strict=True)

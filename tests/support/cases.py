@@ -167,9 +167,7 @@ def by_oracle(inputs: Inputs) -> dict[str, Tensor]:
     selection = dict(inputs.selection)
     if inputs.case.selection == "int":
         selection = {"potential_index": selection["index"]}
-    field = autodiff.potential_field(
-        inputs.z, inputs.t.reshape(-1), inputs.bank.theta, inputs.bank.shape, **selection
-    )
+    field = autodiff.potential_field(inputs.z, inputs.t.reshape(-1), inputs.bank.theta, inputs.bank.shape, **selection)
     force = None
     if inputs.force is not None:
         force = autodiff.potential_field(

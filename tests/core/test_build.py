@@ -1,0 +1,136 @@
+"""What the layers may include and import, and what the extension module links to."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ffrl_fast
+from ffrl_fast import PotentialBank, _core, native
+from ffrl_fast.env import openmp_libraries
+from ffrl_fast.layout import NetworkShape
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORK = re.compile(r'#\s*include\s*[<"](torch|ATen|c10|pybind11|Python\.h|numpy)')
+
+
+@pytest.mark.parametrize("folder", ["csrc/core", "kernels/cuda"])
+def test_no_framework_header_in_the_core(folder: str) -> None:
+    sources = [p for p in (ROOT / folder).rglob("*") if p.suffix in {".hpp", ".h", ".cpp", ".cu", ".cuh"}]
+    assert sources or folder == "kernels/cuda"
+    assert [str(p) for p in sources if FRAMEWORK.search(p.read_text())] == []
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name.split(".")[0] for name in found}
+
+
+def test_the_engine_imports_torch_and_nothing_else() -> None:
+    allowed = {"torch", "ffrl_fast"} | set(sys.stdlib_module_names)
+    for path in (ROOT / "ffrl_fast").rglob("*.py"):
+        assert _imports(path) <= allowed, path
+
+
+def test_importing_the_engine_loads_neither_the_training_layer_nor_kornia() -> None:
+    program = "import sys, ffrl_fast; print([m for m in sys.modules if m.split('.')[0] in ('ffrl', 'kornia')])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_the_extension_needs_no_torch_and_no_python_library() -> None:
+    dynamic = subprocess.check_output(["readelf", "-d", _core.__file__], text=True)
+    needed = set(re.findall(r"NEEDED.*\[(.+?)\]", dynamic))
+    names = {name.split(".so")[0] for name in needed}
+    assert names <= {
+        "libstdc++",
+        "libgomp",
+        "libgcc_s",
+        "libm",
+        "libc",
+        "libpthread",
+        "ld-linux-x86-64",
+        "ld-linux-aarch64",
+    }
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_one_openmp_library_in_the_process() -> None:
+    assert len(openmp_libraries()) == 1
+
+
+def test_both_languages_lay_out_parameters_alike() -> None:
+    for dim, width, depth in ((1, 1, 1), (3, 7, 2), (324, 130, 3)):
+        fields = NetworkShape(dim, width, depth, time_embedding="separable").fields
+        assert {name: offset for name, (offset, _) in fields.items()} == _core.layout(dim, width, depth)
+        # Time-conditioning weights come after what the native operators read.
+        other = NetworkShape(dim, width, depth, time_embedding="sinusoidal").fields
+        assert all(other[name] == fields[name] for name in fields if name != "energy")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("derivatives", [False, True])
+def test_both_languages_size_the_tape_alike(dtype: torch.dtype, derivatives: bool) -> None:
+    size = _core.tape_row_f32 if dtype == torch.float32 else _core.tape_row_f64
+    for width in (1, 15, 16, 17, 324):
+        for depth in (1, 3):
+            assert size(width, depth, derivatives) == native.tape_row(width, depth, derivatives, dtype)
+
+
+def _run(variable: str) -> subprocess.CompletedProcess[str]:
+    program = "import ffrl_fast; from ffrl_fast import _core; print(_core.isa())"
+    return subprocess.run(
+        ["env", f"FFRL_FAST_ISA={variable}", sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+
+def test_every_instruction_set_of_this_processor_can_be_forced() -> None:
+    for name, supported in _core.isas():
+        ran = _run(name)
+        if supported:
+            assert ran.stdout.strip() == name
+        else:
+            assert f"FFRL_FAST_ISA={name}: this processor does not support it" in ran.stderr
+
+
+def test_an_unknown_instruction_set_is_an_error_at_import() -> None:
+    assert "FFRL_FAST_ISA=mmx: expected one of" in _run("mmx").stderr
+
+
+def test_env_reports_what_a_bug_report_needs() -> None:
+    report = subprocess.check_output([sys.executable, "-m", "ffrl_fast.env"], text=True)
+    for word in ("ffrl_fast", "torch", "processor", "instruction set", _core.isa(), "openmp", "→ cpu"):
+        assert word in report
+
+
+def test_paper_checkpoints_load() -> None:
+    bank = PotentialBank(2, 6)
+    names = {"layer_x": "in", "layer_time": "time1", "layer_time2": "time2", "layer_fusion": "hid", "layer_out": "out"}
+    state = {}
+    for k in range(2):
+        for layer, name in names.items():
+            weight, bias = getattr(bank.weights(), f"w_{name}")[k], getattr(bank.weights(), f"b_{name}")[k]
+            state[f"MLP_SET.{k}.{layer}.weight"] = weight.reshape(-1, 6).detach().clone()
+            state[f"MLP_SET.{k}.{layer}.bias"] = bias.reshape(-1).detach().clone()
+    loaded = PotentialBank.from_paper_state_dict(state)
+    assert torch.equal(loaded.theta, bank.theta)
+    with pytest.raises(KeyError, match="FORCE_SET"):
+        PotentialBank.from_paper_state_dict(state, prefix="FORCE_SET.")
+    del state["MLP_SET.1.layer_out.bias"]
+    with pytest.raises(KeyError, match=r"MLP_SET.1.layer_out.bias"):
+        PotentialBank.from_paper_state_dict(state)
+
+
+def test_version() -> None:
+    assert re.search(rf'^version = "{re.escape(ffrl_fast.__version__)}"$', (ROOT / "pyproject.toml").read_text(), re.M)

@@ -1,0 +1,294 @@
+"""What bad and unusual input gets, row by row of the table in the README's docs, on each backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import Case, make
+
+import ffrl_fast
+from ffrl_fast import PotentialBank, hj_residual, integrate, potential_field
+
+
+def bank(k: int = 3, d: int = 4, **options: Any) -> PotentialBank:
+    return PotentialBank(k, d, 5, **options)
+
+
+def rows(b: int = 6, d: int = 4) -> torch.Tensor:
+    return torch.randn(b, d)
+
+
+INDEX = torch.tensor([0, 1, 2, 2, 1, 0])
+
+BAD_SHAPES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("rank of z", {"z": torch.randn(4)}, ValueError, r"z: expected shape \(B, 4\), found \(4,\)"),
+    ("D of z", {"z": rows(6, 5)}, ValueError, r"z: expected shape \(B, 4\), found \(6, 5\)"),
+    ("type of z", {"z": [[0.0] * 4]}, TypeError, "z: expected a tensor, found list"),
+    (
+        "dtype of z",
+        {"z": rows().double()},
+        TypeError,
+        "z: expected dtype torch.float32 as the bank's, found torch.float64",
+    ),
+    ("device of z", {"z": rows().to("meta")}, ValueError, "z: expected device cpu as the bank's, found meta"),
+    (
+        "shape of t",
+        {"t": torch.rand(5)},
+        ValueError,
+        r"t: expected a number or shape \(\), \(1,\) or \(6,\), found \(5,\)",
+    ),
+    (
+        "dtype of t",
+        {"t": torch.tensor(1)},
+        TypeError,
+        "t: expected dtype torch.float32 as the bank's, found torch.int64",
+    ),
+    ("type of t", {"t": "now"}, TypeError, "t: expected a number or a tensor, found str"),
+    ("shape of index", {"index": INDEX[:5]}, ValueError, r"index: expected an int or shape \(6,\), found \(5,\)"),
+    ("dtype of index", {"index": INDEX.float()}, TypeError, "index: expected dtype torch.int64, found torch.float32"),
+    ("int32 index", {"index": INDEX.int()}, TypeError, "index: expected dtype torch.int64, found torch.int32"),
+    ("type of index", {"index": 1.5}, TypeError, "index: expected an int or an int64 tensor, found float"),
+    ("bool index", {"index": True}, TypeError, "index: expected an int or an int64 tensor, found bool"),
+    ("no index", {"index": None}, ValueError, "index: the bank has 3 potentials"),
+    ("int index too large", {"index": 3}, IndexError, "index: expected 0 ≤ index < 3, found 3"),
+    ("int index negative", {"index": -1}, IndexError, "index: expected 0 ≤ index < 3, found -1"),
+    (
+        "K of gates",
+        {"index": None, "gates": torch.rand(6, 2)},
+        ValueError,
+        r"gates: expected shape \(6, 3\), found \(6, 2\)",
+    ),
+    (
+        "rows of gates",
+        {"index": None, "gates": torch.rand(1, 3)},
+        ValueError,
+        r"gates: expected shape \(6, 3\), found \(1, 3\)",
+    ),
+    (
+        "dtype of gates",
+        {"index": None, "gates": torch.rand(6, 3).double()},
+        TypeError,
+        "gates: expected dtype torch.float32",
+    ),
+    ("index and gates", {"gates": torch.rand(6, 3)}, ValueError, "index, gates: expected one of the two, found both"),
+    ("bank", {"bank": torch.nn.Linear(4, 4)}, TypeError, "bank: expected a PotentialBank, found Linear"),
+    ("unknown backend", {"backend": "fpga"}, ValueError, "backend: expected one of 'cpu', 'reference', found 'fpga'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [b[1:] for b in BAD_SHAPES], ids=[b[0] for b in BAD_SHAPES])
+def test_bad_arguments_are_named(change: dict[str, Any], error: type[Exception], message: str, backend: str) -> None:
+    arguments = {"z": rows(), "t": 0.5, "bank": bank(), "index": INDEX, "backend": backend} | change
+    z, t, of = (arguments.pop(name) for name in ("z", "t", "bank"))
+    with pytest.raises(error, match=message):
+        potential_field(z, t, of, **arguments)
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 2**40, -(2**63)])
+def test_an_index_out_of_range_is_an_error_before_anything_is_written(bad: int, backend: str) -> None:
+    index = INDEX.clone()
+    index[4] = bad
+    with pytest.raises(IndexError, match=r"index: expected values in 0 … 2, found"):
+        potential_field(rows(), 0.5, bank(), index=index, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("force", "error", "message"),
+    [
+        (bank(2), ValueError, "force: expected num_potentials = 3 and dim = 4 as the bank's, found 2 and 4"),
+        (bank(3, 5), ValueError, "force: expected num_potentials = 3 and dim = 4 as the bank's, found 3 and 5"),
+        (bank(dtype=torch.float64), TypeError, "force: expected dtype torch.float32"),
+        ("F", TypeError, "force: expected a PotentialBank, found str"),
+    ],
+    ids=["K", "D", "dtype", "type"],
+)
+def test_a_force_that_does_not_fit_the_bank(force: Any, error: type[Exception], message: str, backend: str) -> None:
+    with pytest.raises(error, match=message):
+        hj_residual(rows(), 0.5, bank(), force=force, index=INDEX, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"method": "rk4"}, ValueError, "method: expected 'euler', found 'rk4'"),
+        ({"substeps": 0}, ValueError, "substeps: expected an integer ≥ 1, found 0"),
+        ({"outputs": ("speed",)}, ValueError, "outputs: expected names among 'u', 'dt', 'residual', found 'speed'"),
+        ({"times": torch.rand(2, 2)}, ValueError, r"times: expected shape \(T,\), found \(2, 2\)"),
+        ({"times": torch.rand(2).double()}, TypeError, "times: expected torch.float32"),
+        ({"z0": torch.randn(6)}, ValueError, r"z0: expected shape \(B, 4\), found \(6,\)"),
+        (
+            {"index": None, "gates": torch.rand(6, 4, 3)},
+            ValueError,
+            r"gates: expected shape \(6, 3\) or \(6, 2, 3\), found \(6, 4, 3\)",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_integrate(change: dict[str, Any], error: type[Exception], message: str, backend: str) -> None:
+    arguments = {"z0": rows(), "times": [1.0, 2.0], "index": INDEX, "backend": backend} | change
+    z0, times = arguments.pop("z0"), arguments.pop("times")
+    with pytest.raises(error, match=message):
+        integrate(z0, times, bank(), **arguments)
+
+
+@pytest.mark.parametrize("selection", ["int", "index", "gates"])
+def test_no_rows(selection: Any, backend: str) -> None:
+    inputs = make(Case(0, 4, 5, 2, 3, selection, force=True))
+    out = hj_residual(inputs.z, 0.5, inputs.bank, force=inputs.force, backend=backend, **inputs.selection)
+    assert [tuple(x.shape) for x in out] == [(0,), (0,), (0, 4), (0,)]
+    total = sum(x.sum() for x in out)
+    z, theta, force = torch.autograd.grad(total, (inputs.z, inputs.bank.theta, inputs.force.theta), allow_unused=True)
+    assert z.shape == (0, 4)
+    assert theta.shape == inputs.bank.theta.shape and not theta.any()
+    assert force is None or not force.any()
+
+
+def test_no_steps(backend: str) -> None:
+    z0 = rows()
+    path = integrate(z0, [], bank(), index=INDEX, outputs=("u", "residual"), backend=backend)
+    assert torch.equal(path.z, z0[None])
+    assert path.u.shape == path.residual.shape == (0, 6)
+
+
+def _views(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    wide = torch.randn(x.shape[0] + 2, 2 * x.shape[1] + 3, dtype=x.dtype)
+    wide[1:-1, 2 : 2 + 2 * x.shape[1] : 2] = x
+    offset = torch.randn(x.shape[0], x.shape[1] + 5, dtype=x.dtype)
+    offset[:, 3:-2] = x
+    return {
+        "transposed": x.t().contiguous().t(),
+        "strided": wide[1:-1, 2 : 2 + 2 * x.shape[1] : 2],
+        "offset": offset[:, 3:-2],
+        "reversed twice": x.flip(0).flip(0),
+    }
+
+
+@pytest.mark.parametrize("view", ["transposed", "strided", "offset", "reversed twice"])
+def test_views_give_the_same_bits(view: str, backend: str) -> None:
+    inputs = make(Case(100, 13, 22, 1, 3, "gates", per_row_time=True, force=True))
+    z, gates = inputs.z.detach(), inputs.selection["gates"].detach()
+
+    def run(z: torch.Tensor, t: torch.Tensor, gates: torch.Tensor) -> list[torch.Tensor]:
+        z = z.detach().requires_grad_() if z.is_contiguous() else z.requires_grad_()
+        out = hj_residual(z, t, inputs.bank, force=inputs.force, gates=gates, backend=backend)
+        total = sum((o * c).sum() for o, c in zip(out, inputs.cotangents, strict=True))
+        return [*out, *torch.autograd.grad(total, (z, inputs.bank.theta))]
+
+    t = inputs.t.detach()
+    seen = run(_views(z)[view].detach(), torch.stack((t, t), 1)[:, 1], _views(gates)[view].detach())
+    for a, b in zip(run(z, t, gates), seen, strict=True):
+        torch.testing.assert_close(a, b, rtol=0 if backend == "cpu" else 1e-12, atol=0 if backend == "cpu" else 1e-12)
+
+
+def test_expanded_rows(backend: str) -> None:
+    one = torch.randn(1, 4).requires_grad_()
+    out = potential_field(one.expand(70, 4), 0.5, bank(), index=1, backend=backend)
+    torch.testing.assert_close(out.grad, out.grad[:1].expand(70, 4))
+    (d_one,) = torch.autograd.grad(out.u.sum(), one)
+    torch.testing.assert_close(d_one, 70 * out.grad[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_strided_cotangents(backend: str) -> None:
+    of, z = bank(1), rows().requires_grad_()
+    wide = torch.randn(6, 8)
+    (strided,) = torch.autograd.grad(potential_field(z, 0.5, of, backend=backend).grad, z, wide[:, ::2])
+    (plain,) = torch.autograd.grad(potential_field(z, 0.5, of, backend=backend).grad, z, wide[:, ::2].contiguous())
+    torch.testing.assert_close(strided, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("selection", ["int", "index", "gates"])
+def test_a_nan_row_stays_alone(value: float, selection: Any, backend: str) -> None:
+    inputs = make(Case(60, 8, 20, 2, 3, selection, force=True))
+    clean = inputs.z.detach()
+    dirty = clean.clone()
+    dirty[17, 3] = value
+
+    def run(z: torch.Tensor) -> list[torch.Tensor]:
+        z.requires_grad_()
+        out = hj_residual(z, 0.5, inputs.bank, force=inputs.force, backend=backend, **inputs.selection)
+        return [*out, torch.autograd.grad(out.residual.sum(), z)[0]]
+
+    others = torch.arange(60) != 17
+    for a, b in zip(run(clean), run(dirty), strict=True):
+        torch.testing.assert_close(a[others], b[others], rtol=1e-12, atol=1e-12)
+        if value != value:
+            assert b[17].isnan().all()
+
+
+def test_a_nan_row_makes_the_weight_gradients_nan(backend: str) -> None:
+    of, z = bank(1), rows()
+    z[2, 1] = float("nan")
+    (d_theta,) = torch.autograd.grad(potential_field(z, 0.5, of, backend=backend).u.sum(), of.theta)
+    assert d_theta[0, : 5 * 4].isnan().any()
+
+
+@pytest.mark.parametrize("operator", [potential_field, hj_residual])
+def test_a_second_backward_on_the_native_backend_is_an_error(operator: Any) -> None:
+    of, z = bank(1), rows().requires_grad_()
+    (d_z,) = torch.autograd.grad(operator(z, 0.5, of, backend="cpu").grad.square().sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"first order only.*second order.*backend='reference'"):
+        d_z.sum().backward()
+
+
+def test_a_second_backward_on_the_reference(backend: str) -> None:
+    of, z = bank(1, dtype=torch.float64), rows().double().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda z: potential_field(z, 0.5, of, backend="reference").grad, z)
+
+
+class TestForcedBackends:
+    def test_a_backend_that_cannot_run_gives_its_reason(self) -> None:
+        of = bank(1, dtype=torch.bfloat16)
+        with pytest.raises(RuntimeError, match="backend='cpu' cannot run potential_field: has float32 and float64"):
+            potential_field(rows().bfloat16(), 0.5, of, backend="cpu")
+        with ffrl_fast.use_backend("cpu"), pytest.raises(RuntimeError, match="use_backend='cpu' cannot run"):
+            potential_field(rows().bfloat16(), 0.5, of)
+
+    def test_the_automatic_choice_takes_what_can_run(self) -> None:
+        of = bank(1, dtype=torch.bfloat16)
+        assert potential_field(rows().bfloat16(), 0.5, of).grad.dtype == torch.bfloat16
+
+    def test_use_backend_nests_and_restores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        of, z = bank(1), rows().requires_grad_()
+
+        def native() -> bool:
+            return type(potential_field(z, 0.5, of).u.grad_fn).__name__ == "_FieldBackward"
+
+        assert native()
+        with ffrl_fast.use_backend("reference"):
+            assert not native()
+            with ffrl_fast.use_backend("cpu"):
+                assert native()
+            assert not native()
+        assert native()
+        monkeypatch.setenv("FFRL_FAST_BACKEND", "reference")
+        assert not native()
+
+    def test_an_unknown_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ValueError, match="use_backend: expected one of"), ffrl_fast.use_backend("fpga"):
+            pass
+        monkeypatch.setenv("FFRL_FAST_BACKEND", "fpga")
+        with pytest.raises(ValueError, match="FFRL_FAST_BACKEND: expected one of 'cpu', 'reference', found 'fpga'"):
+            potential_field(rows(), 0.5, bank(1))
+
+    def test_explain_says_who_runs_and_why_not(self) -> None:
+        table = ffrl_fast.explain(dtype=torch.bfloat16).splitlines()
+        assert table[1].startswith("  cpu        no   has float32 and float64, not torch.bfloat16")
+        assert table[2].startswith("→ reference  yes")
+
+
+class TestBank:
+    @pytest.mark.parametrize("name", ["num_potentials", "dim", "width", "depth"])
+    @pytest.mark.parametrize("value", [0, -1, 1.5, True])
+    def test_bad_sizes(self, name: str, value: Any) -> None:
+        sizes = {"num_potentials": 1, "dim": 2, "width": 3, "depth": 1} | {name: value}
+        with pytest.raises(ValueError, match=f"{name}: expected an integer ≥ 1, found"):
+            PotentialBank(**sizes)
+
+    def test_bad_choices(self) -> None:
+        with pytest.raises(ValueError, match="out_activation: expected one of 'tanh', 'identity', found 'relu'"):
+            PotentialBank(1, 2, out_activation="relu")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="time_embedding: expected one of"):
+            PotentialBank(1, 2, time_embedding="fourier")  # type: ignore[arg-type]

@@ -1,0 +1,259 @@
+"""torch.compile, opcheck, gradcheck and vmap, on each backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import Case, make, on_backend
+from torch import Tensor
+from torch.func import grad, jacrev, vmap
+from torch.library import opcheck
+
+import ffrl_fast
+from ffrl_fast import PotentialBank, hj_residual, integrate, native, potential_field, reference
+
+SELECTIONS = ["int", "index", "gates"]
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("per_row_time", [False, True])
+@pytest.mark.parametrize("time_embedding", ["sinusoidal", "separable"])
+def test_gradcheck(selection: Any, per_row_time: bool, time_embedding: Any, backend: str) -> None:
+    inputs = make(Case(5, 3, 4, 2, 2, selection, per_row_time, time_embedding=time_embedding, force=True))
+    leaves = inputs.differentiable
+
+    def residual(*_: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            hj_residual(inputs.z, inputs.t, inputs.bank, force=inputs.force, backend=backend, **inputs.selection)
+        )
+
+    assert torch.autograd.gradcheck(residual, tuple(leaves.values()))
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("per_row_time", [False, True])
+def test_compile_in_one_graph(selection: Any, per_row_time: bool, backend: str) -> None:
+    torch._dynamo.reset()
+    inputs = make(Case(50, 6, 9, 2, 3, selection, per_row_time, force=True))
+    leaves = list(inputs.differentiable.values())
+
+    def loss(z: Tensor, t: Tensor) -> Tensor:
+        out = hj_residual(z, t, inputs.bank, force=inputs.force, backend=backend, **inputs.selection)
+        return out.residual.square().mean() + out.grad.sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(inputs.z, inputs.t), leaves)
+    exact = torch.autograd.grad(loss(inputs.z, inputs.t), leaves)
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_compile_with_inductor_and_varying_rows(backend: str) -> None:
+    torch._dynamo.reset()
+    bank = PotentialBank(2, 6, 9)
+
+    def loss(z: Tensor, index: Tensor) -> Tensor:
+        return (
+            integrate(z, [1.0, 2.0], bank, index=index, outputs=("residual",), backend=backend).residual.square().mean()
+        )
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True)
+    for rows in (50, 7):
+        z, index = torch.randn(rows, 6), torch.randint(0, 2, (rows,))
+        (found,) = torch.autograd.grad(compiled(z, index), bank.theta)
+        (exact,) = torch.autograd.grad(loss(z, index), bank.theta)
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-6)
+
+
+def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[Any, ...]:
+    inputs = make(Case(50, 6, 9, 2, 3, selection, per_row_time, force=force))  # type: ignore[arg-type]
+    t = inputs.t.detach().reshape(-1)
+    one = inputs.selection["index"] if selection == "int" else None
+    with torch.no_grad():
+        tau, dtau = inputs.bank.conditioning(t, one)
+        force_tau = inputs.force.conditioning(t, one)[0] if inputs.force is not None else None
+    shape = list(inputs.bank.shape.native) + (list(inputs.force.shape.native) if inputs.force is not None else [])
+    return (
+        inputs.z.detach(),
+        t,
+        inputs.bank.theta.detach(),
+        tau,
+        dtau,
+        inputs.force.theta.detach() if inputs.force is not None else None,
+        force_tau,
+        inputs.selection["index"] if selection == "index" else None,
+        inputs.selection["gates"].detach() if selection == "gates" else None,
+        -1 if one is None else one,
+        shape,
+        force,
+    )
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("per_row_time", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+def test_opcheck_native(selection: str, per_row_time: bool, force: bool) -> None:
+    arguments = _native_arguments(selection, per_row_time, force)
+    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
+    _, _, grad_out, _, force_out, tape = torch.ops.ffrl_fast.field(*arguments, True)
+    rows = arguments[0].shape[0]
+    bars = [torch.randn(rows).double(), torch.randn(rows).double(), torch.randn_like(grad_out)]
+    bars.append(torch.randn(rows).double() if force else None)
+    wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE.values()]
+    # A gradient is wanted only of what is there; `None` inputs stand for themselves in the schema.
+    if all(wanted[:3]):
+        opcheck(
+            torch.ops.ffrl_fast.field_backward.default,
+            (*arguments, *bars, grad_out, force_out, tape, wanted),
+        )
+
+
+def test_opcheck_reference() -> None:
+    """The reference is no operator of its own; made one for the occasion, it must pass the same checks."""
+    shape = PotentialBank(2, 3, 4).shape
+    with torch.library._scoped_library("ffrl_fast_test", "DEF") as library:
+        library.define(
+            "field(Tensor z, Tensor t, Tensor theta, Tensor tau, Tensor dtau, Tensor index) -> (Tensor, Tensor, Tensor)"
+        )
+
+        def field(z: Tensor, t: Tensor, theta: Tensor, tau: Tensor, dtau: Tensor, index: Tensor) -> Any:
+            return tuple(reference.potential_field(z, t, theta, shape, tau, dtau, index=index))[:3]
+
+        library.impl("field", field, "CompositeImplicitAutograd")
+        theta = torch.randn(2, shape.num_parameters)
+        t = torch.tensor([0.5])
+        tau, dtau = reference.conditioning(t, theta, shape)
+        arguments = (torch.randn(5, 3), t, theta, tau, dtau, torch.tensor([0, 1, 1, 0, 1]))
+        opcheck(torch.ops.ffrl_fast_test.field.default, arguments)
+
+
+class TestVmap:
+    @pytest.fixture
+    def bank(self) -> PotentialBank:
+        return PotentialBank(3, 4, 6, dtype=torch.float64)
+
+    @pytest.mark.parametrize("kind", ["int", "index", "gates"])
+    def test_rows(self, bank: PotentialBank, kind: str, backend: str) -> None:
+        z, t = torch.randn(9, 4, dtype=torch.float64), torch.rand(9, dtype=torch.float64)
+        index, gates = torch.randint(0, 3, (9,)), torch.rand(9, 3, dtype=torch.float64)
+
+        def one(z: Tensor, t: Tensor, index: Tensor, gates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            selection = {"int": {"index": 1}, "index": {"index": index[None]}, "gates": {"gates": gates[None]}}[kind]
+            out = potential_field(z[None], t, bank, backend=backend, **selection)
+            return out.u[0], out.dt[0], out.grad[0]
+
+        whole = {"int": {"index": 1}, "index": {"index": index}, "gates": {"gates": gates}}[kind]
+        exact = potential_field(z, t, bank, backend="reference", **whole)
+        for a, b in zip(vmap(one)(z, t, index, gates), exact[:3], strict=True):
+            torch.testing.assert_close(a, b)
+
+    def test_over_a_batch_of_tiles_in_any_place(self, bank: PotentialBank, backend: str) -> None:
+        z = torch.randn(7, 5, 4, dtype=torch.float64)
+
+        def tile(z: Tensor) -> Tensor:
+            return potential_field(z, 0.5, bank, index=2, backend=backend).grad
+
+        expected = potential_field(z.transpose(0, 1).reshape(35, 4), 0.5, bank, index=2).grad.reshape(5, 7, 4)
+        torch.testing.assert_close(vmap(tile, in_dims=1)(z), expected)
+
+    def test_with_grad_inside_and_outside(self, bank: PotentialBank, backend: str) -> None:
+        z = torch.randn(9, 4, dtype=torch.float64)
+
+        def u(z: Tensor) -> Tensor:
+            return potential_field(z[None], 0.5, bank, index=1, backend=backend).u[0]
+
+        expected = potential_field(z, 0.5, bank, index=1).grad
+        torch.testing.assert_close(vmap(grad(u))(z), expected)
+        torch.testing.assert_close(grad(lambda z: vmap(u)(z).sum())(z), expected)
+
+    def test_hessian_by_jacrev(self, bank: PotentialBank, backend: str) -> None:
+        z = torch.randn(4, dtype=torch.float64)
+
+        def gradient(z: Tensor) -> Tensor:
+            return potential_field(z[None], 0.5, bank, index=1, backend=backend).grad[0]
+
+        hessian = jacrev(gradient)(z)
+        torch.testing.assert_close(hessian, hessian.T)
+        x = torch.randn(4, dtype=torch.float64)
+        hvp = potential_field(z[None], 0.5, bank, index=1, tangent=x, backend="reference").hvp
+        torch.testing.assert_close(hessian @ x, hvp[0])
+
+    def test_gradients_of_parameters_by_sample(self, bank: PotentialBank, backend: str) -> None:
+        z = torch.randn(5, 4, dtype=torch.float64)
+
+        def loss(theta: Tensor, z: Tensor) -> Tensor:
+            out = torch.func.functional_call(_Field(bank, backend), {"bank.theta": theta}, (z[None],))
+            return out.residual.square().sum()
+
+        by_sample = vmap(grad(loss), (None, 0))(bank.theta.detach(), z)
+        for i in range(5):
+            exact = grad(loss)(bank.theta.detach(), z[i])
+            torch.testing.assert_close(by_sample[i], exact)
+
+    def test_parameters_are_not_mapped_by_the_native_backend(self, bank: PotentialBank) -> None:
+        def loss(theta: Tensor) -> Tensor:
+            return torch.func.functional_call(
+                _Field(bank, "cpu"), {"bank.theta": theta}, (torch.zeros(1, 4).double(),)
+            ).u
+
+        with pytest.raises(NotImplementedError, match="num_potentials networks"):
+            vmap(loss)(torch.stack([bank.theta.detach()] * 2))
+
+
+class _Field(torch.nn.Module):
+    def __init__(self, bank: PotentialBank, backend: str) -> None:
+        super().__init__()
+        self.bank, self.backend = bank, backend
+
+    def forward(self, z: Tensor) -> ffrl_fast.HJResidual:
+        return hj_residual(z, 0.5, self.bank, index=1, backend=self.backend)
+
+
+def test_tangent_is_the_hessian_times_a_direction() -> None:
+    for case in (Case(6, 5, 7, 2, 2, "gates"), Case(6, 5, 7, 3, out_activation="identity")):
+        inputs = make(case)
+        for tangent in (torch.randn(5).double(), torch.randn(6, 5).double()):
+            field = potential_field(inputs.z, inputs.t, inputs.bank, tangent=tangent, **inputs.selection)
+            (exact,) = torch.autograd.grad((field.grad * tangent).sum(), inputs.z, create_graph=True)
+            torch.testing.assert_close(field.hvp, exact)
+
+
+def test_paper_code_convention(backend: str) -> None:
+    inputs = make(Case(12, 4, 5, potentials=2, force=True))
+    out = hj_residual(
+        inputs.z,
+        inputs.t,
+        inputs.bank,
+        force=inputs.force,
+        convention="paper_code",
+        backend=backend,
+        **inputs.selection,
+    )
+    # As the public code computes it: one (1, 1) time for the batch, so that autograd sums over rows.
+    t = inputs.t.detach().reshape(1, 1).requires_grad_()
+    z = inputs.z.detach().requires_grad_()
+    from ffrl_fast import autodiff
+
+    k = inputs.selection["index"]
+    u = autodiff.potential(z, t.reshape(1), inputs.bank.weights(), k, inputs.bank.shape)
+    force = autodiff.potential(z, t.reshape(1), inputs.force.weights(), k, inputs.force.shape)
+    u_t, u_z = torch.autograd.grad(u.sum(), (t, z))
+    torch.testing.assert_close(out.residual, u_t[0] + 0.5 * u_z.square().mean() + force.square())
+
+
+@pytest.mark.parametrize("unused", ["u", "residual"])
+def test_same_threads_same_bits(unused: str) -> None:
+    inputs = make(Case(1_000, 33, 65, 2, 3, "index", force=True), torch.float32).to(torch.float32)
+    first, second = on_backend(inputs, "cpu"), on_backend(inputs, "cpu")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = on_backend(inputs, "cpu")
+    finally:
+        torch.set_num_threads(threads)
+    # Rows do not depend on the number of threads; sums over rows do, in their last bits.
+    for name in ("u", "dt", "grad", "residual", "d_z"):
+        assert torch.equal(first[name], alone[name]), name
