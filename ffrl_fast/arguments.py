@@ -7,7 +7,7 @@ backend before it writes anything.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ def check_times(name: str, t: float | Tensor, rows: int, bank: PotentialBank) ->
     raise ValueError(f"{name}: expected a number or shape (), (1,) or ({rows},), found {_shape(t)}")
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True)
+class Selection:
     """Which potential moves a row: one for all (``potential`` ≥ 0), one each (``index``) or a mixture (``gates``)."""
 
     potential: int

@@ -363,7 +363,7 @@ def run(call: Call) -> Result:
         call.with_residual,
     )
     differentiable = torch.is_grad_enabled() and any(
-        inputs[i] is not None and inputs[i].requires_grad for i in _DIFFERENTIABLE.values()
+        isinstance(x, Tensor) and x.requires_grad for x in (inputs[i] for i in _DIFFERENTIABLE.values())
     )
     run_field = _Field.apply if differentiable else torch.ops.ffrl_fast.field
     u, dt, grad, residual, force_value, _ = run_field(*inputs, differentiable)

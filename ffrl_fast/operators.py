@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -186,7 +187,7 @@ def integrate(
     for i in range(steps):
         at = selection
         if selection.gates is not None and selection.gates.dim() == 3:
-            at = selection._replace(gates=selection.gates[:, i])
+            at = dataclasses.replace(selection, gates=selection.gates[:, i])
         z = path[-1]
         for sub in range(substeps):
             first = sub == 0

@@ -28,5 +28,5 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
         raise ValueError(f"shapes differ: {tuple(found.shape)} and {tuple(exact.shape)}")
     if found.numel() == 0:
         return 0.0
-    norm = exact.norm().item()
-    return (found - exact).norm().item() / (norm if norm > 0 else 1.0)
+    norm, error = float(exact.norm()), float((found - exact).norm())
+    return error / norm if norm > 0 else error

@@ -38,7 +38,7 @@ class ReferenceBackend:
             call.bank.theta,
             call.bank.shape,
             *call.conditioning(call.bank),
-            **selection._asdict(),
+            **vars(selection),
             tangent=call.tangent,
         )
         if not call.with_residual:
@@ -51,6 +51,6 @@ class ReferenceBackend:
                 call.force.theta,
                 call.force.shape,
                 *call.conditioning(call.force),
-                **selection._asdict(),
+                **vars(selection),
             ).u
         return Result(*field, residual=reference.hj_residual(field.dt, field.grad, force), force=force)

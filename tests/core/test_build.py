@@ -45,7 +45,7 @@ def test_the_engine_imports_torch_and_nothing_else() -> None:
 
 def test_importing_the_engine_loads_neither_the_training_layer_nor_kornia() -> None:
     program = "import sys, ffrl_fast; print([m for m in sys.modules if m.split('.')[0] in ('ffrl', 'kornia')])"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+    assert subprocess.check_output([sys.executable, "-P", "-c", program], text=True).strip() == "[]"
 
 
 def test_the_extension_needs_no_torch_and_no_python_library() -> None:
@@ -91,7 +91,7 @@ def test_both_languages_size_the_tape_alike(dtype: torch.dtype, derivatives: boo
 def _run(variable: str) -> subprocess.CompletedProcess[str]:
     program = "import ffrl_fast; from ffrl_fast import _core; print(_core.isa())"
     return subprocess.run(
-        ["env", f"FFRL_FAST_ISA={variable}", sys.executable, "-c", program], capture_output=True, text=True, check=False
+        ["env", f"FFRL_FAST_ISA={variable}", sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
     )
 
 
@@ -109,7 +109,7 @@ def test_an_unknown_instruction_set_is_an_error_at_import() -> None:
 
 
 def test_env_reports_what_a_bug_report_needs() -> None:
-    report = subprocess.check_output([sys.executable, "-m", "ffrl_fast.env"], text=True)
+    report = subprocess.check_output([sys.executable, "-P", "-m", "ffrl_fast.env"], text=True)
     for word in ("ffrl_fast", "torch", "processor", "instruction set", _core.isa(), "openmp", "→ cpu"):
         assert word in report
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, make
 
 import ffrl_fast
+from cases import Case, make
 from ffrl_fast import PotentialBank, hj_residual, integrate, potential_field
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, make, on_backend
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from torch.library import opcheck
 
 import ffrl_fast
+from cases import Case, make, on_backend
 from ffrl_fast import PotentialBank, hj_residual, integrate, native, potential_field, reference
 
 SELECTIONS = ["int", "index", "gates"]

@@ -69,7 +69,7 @@ def test_resume_keeps_the_run_and_its_settings(tmp_path: Path, capsys: pytest.Ca
 
 def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "ffrl", "train", "--out", str(out), *TINY, "--iterations", "1000000"]
+    command = [sys.executable, "-P", "-m", "ffrl", "train", "--out", str(out), *TINY, "--iterations", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not ((out / "log.csv").exists() and len((out / "log.csv").read_text().splitlines()) > 1):
@@ -161,7 +161,7 @@ def test_other_digits_than_trained_on_are_refused(
 
 def test_module_entry_point_and_exit_code() -> None:
     end = subprocess.run(
-        [sys.executable, "-m", "ffrl", "evaluate", "nowhere"], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "ffrl", "evaluate", "nowhere"], capture_output=True, text=True, check=False
     )
     assert end.returncode == 2
     assert end.stderr.splitlines() == ["ffrl: nowhere: expected a run with a config.json, found none"]
