@@ -2,40 +2,36 @@
 
 from collections.abc import Sequence
 
-_Ints = Sequence[int]
+_Numbers = Sequence[int | float]
 
-def forward_f32(
-    call: _Ints,
-    potential: _Ints,
-    force: _Ints | None,
-    u: int,
-    dt: int,
-    grad: int,
-    residual: int,
-    value: int,
-    tape: int,
-    /,
-) -> None: ...
-def forward_f64(
-    call: _Ints,
-    potential: _Ints,
-    force: _Ints | None,
-    u: int,
-    dt: int,
-    grad: int,
-    residual: int,
-    value: int,
-    tape: int,
-    /,
-) -> None: ...
+def forward_f32(call: _Numbers, potential: _Numbers, force: _Numbers | None, outputs: _Numbers, /) -> None: ...
+def forward_f64(call: _Numbers, potential: _Numbers, force: _Numbers | None, outputs: _Numbers, /) -> None: ...
 def backward_f32(
-    call: _Ints, potential: _Ints, force: _Ints | None, saved: _Ints, cotangents: _Ints, gradients: _Ints, /
+    call: _Numbers,
+    potential: _Numbers,
+    force: _Numbers | None,
+    saved: _Numbers,
+    cotangents: _Numbers,
+    gradients: _Numbers,
+    /,
 ) -> None: ...
 def backward_f64(
-    call: _Ints, potential: _Ints, force: _Ints | None, saved: _Ints, cotangents: _Ints, gradients: _Ints, /
+    call: _Numbers,
+    potential: _Numbers,
+    force: _Numbers | None,
+    saved: _Numbers,
+    cotangents: _Numbers,
+    gradients: _Numbers,
+    /,
 ) -> None: ...
-def tape_row_f32(width: int, depth: int, derivatives: bool, /) -> int: ...
-def tape_row_f64(width: int, depth: int, derivatives: bool, /) -> int: ...
+def loss_f32(
+    call: _Numbers, potential: _Numbers, force: _Numbers | None, weight: int, d_weight: int, gradients: _Numbers, /
+) -> float: ...
+def loss_f64(
+    call: _Numbers, potential: _Numbers, force: _Numbers | None, weight: int, d_weight: int, gradients: _Numbers, /
+) -> float: ...
+def kept_sizes_f32(call: _Numbers, potential: _Numbers, force: _Numbers | None, /) -> tuple[int, int]: ...
+def kept_sizes_f64(call: _Numbers, potential: _Numbers, force: _Numbers | None, /) -> tuple[int, int]: ...
 def isa() -> str: ...
 def isas() -> list[tuple[str, bool]]: ...
 def layout(dim: int, width: int, depth: int, /) -> dict[str, int]: ...

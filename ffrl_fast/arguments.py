@@ -65,6 +65,12 @@ class Selection:
     index: Tensor | None
     gates: Tensor | None
 
+    def at_step(self, step: int) -> Selection:
+        """The selection of one step of a path, whose gates may be (B, T, K)."""
+        if self.gates is None or self.gates.dim() == 2:
+            return self
+        return Selection(self.potential, self.index, self.gates[:, step])
+
 
 def check_selection(
     index: int | Tensor | None, gates: Tensor | None, rows: int, bank: PotentialBank, gates_steps: int | None = None
@@ -111,6 +117,18 @@ def check_force(force: PotentialBank | None, bank: PotentialBank) -> PotentialBa
         )
     _like("force", force.theta, bank)
     return force
+
+
+def check_weight(weight: Tensor | None, rows: int, bank: PotentialBank) -> Tensor | None:
+    """A weight per row (B,)."""
+    if weight is None:
+        return None
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected a tensor, found {type(weight).__name__}")
+    if tuple(weight.shape) != (rows,):
+        raise ValueError(f"weight: expected shape ({rows},), found {_shape(weight)}")
+    _like("weight", weight, bank)
+    return weight
 
 
 def check_tangent(tangent: Tensor | None, rows: int, bank: PotentialBank) -> Tensor | None:

@@ -1,8 +1,10 @@
 """The native operators as torch operators: registration, autograd, vmap.
 
-Two operators, ``ffrl_fast::field`` and ``ffrl_fast::field_backward``, are registered with ``torch.library``, each with
-a fake implementation (for ``torch.compile``) and a vmap rule. They have no autograd of their own: :class:`_Field`, a
-``torch.autograd.Function`` around them, supplies it at a third of the cost of ``torch.library.register_autograd``.
+``ffrl_fast::field`` evaluates the field of the potentials, and with ``substeps`` ≥ 1 moves the rows along it from
+moment to moment; ``ffrl_fast::field_backward`` is its gradient; ``ffrl_fast::hj_loss`` is a loss and its gradients in
+one sweep. Each is registered with ``torch.library``, with a fake implementation (for ``torch.compile``) and a vmap
+rule. They have no autograd of their own: the ``torch.autograd.Function`` around each supplies it at a third of the cost
+of ``torch.library.register_autograd``.
 
 The backward of the backward is not native. It raises an error that says so; a silent zero or a detached gradient would
 be worse than none.
@@ -10,33 +12,64 @@ be worse than none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ffrl_fast import _core
-from ffrl_fast.backends.interface import Call, Result
 
 Tensors = tuple[Tensor, ...]
 
+#: A path whose activations would take more bytes than this computes them again in its backward sweep. Reading them back
+#: costs a tenth of computing them again, but memory is not free.
+TAPE_LIMIT = 256 * 2**20
+
 _INPUTS = (
     "Tensor z, Tensor t, Tensor theta, Tensor? tau, Tensor? dtau, Tensor? force_theta, Tensor? force_tau, "
-    "Tensor? index, Tensor? gates, int potential, int[] shape, bool residual"
+    "Tensor? index, Tensor? gates, int potential, int[] shape, bool residual, int substeps, float step"
 )
+_NUM_INPUTS = 14
+# The inputs that have gradients, by their place among the inputs.
+_DIFFERENTIABLE = {"z": 0, "t": 1, "theta": 2, "tau": 3, "dtau": 4, "force_theta": 5, "force_tau": 6, "gates": 8}
+_GRADIENTS = ", ".join(f"Tensor d_{name}" for name in _DIFFERENTIABLE)
+
 _library = torch.library.Library("ffrl_fast", "DEF")
 _library.define(
-    f"field({_INPUTS}, bool keep) -> (Tensor u, Tensor dt, Tensor grad, Tensor residual, Tensor force, Tensor tape)"
+    f"field({_INPUTS}, bool keep) -> (Tensor u, Tensor dt, Tensor residual, Tensor motion, Tensor tape, Tensor packed)"
 )
 _library.define(
-    f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? grad_bar, Tensor? residual_bar, "
-    "Tensor grad, Tensor force, Tensor tape, bool[] wanted) -> "
-    "(Tensor z, Tensor t, Tensor theta, Tensor tau, Tensor dtau, Tensor force_theta, Tensor force_tau, Tensor gates)"
+    f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? residual_bar, Tensor? motion_bar, "
+    f"Tensor? path, Tensor tape, Tensor packed, bool[] wanted) -> ({_GRADIENTS})"
 )
-# The inputs that have gradients, in the order of field_backward's outputs, by their place among the inputs.
-_DIFFERENTIABLE = {"z": 0, "t": 1, "theta": 2, "tau": 3, "dtau": 4, "force_theta": 5, "force_tau": 6, "gates": 8}
-_NUM_INPUTS = 12
+_library.define(f"hj_loss({_INPUTS}, Tensor? weight, bool[] wanted) -> (Tensor value, Tensor d_weight, {_GRADIENTS})")
+
+
+class Inputs(NamedTuple):
+    """The arguments that all three operators share; ``substeps`` 0 evaluates at one moment and moves nothing."""
+
+    z: Tensor  # (B, D)
+    t: Tensor  # (1,) or (B,); with substeps ≥ 1 the N moments (N,)
+    theta: Tensor  # (K, P)
+    tau: Tensor | None  # (K, times, H), or (1, times, H) of one potential
+    dtau: Tensor | None
+    force_theta: Tensor | None
+    force_tau: Tensor | None
+    index: Tensor | None  # type: ignore[assignment]  # (B,); the operators' name for it, though tuples have an index()
+    gates: Tensor | None  # (B, K) or (B, steps, K)
+    potential: int
+    shape: list[int]  # NetworkShape.native of the potential, then of the force
+    residual: bool
+    substeps: int
+    step: float
+
+    @property
+    def moments(self) -> int:
+        return self.t.shape[0] if self.substeps else 1
+
+
+# -------------------------------------------------------------------------------------------------------------- sizes
 
 
 def _padded(n: int, dtype: torch.dtype) -> int:
@@ -44,9 +77,24 @@ def _padded(n: int, dtype: torch.dtype) -> int:
     return (n + line - 1) // line * line
 
 
-def tape_row(width: int, depth: int, derivatives: bool, dtype: torch.dtype) -> int:
-    """Elements of the activations kept for one row of one network; csrc/core/problem.hpp states the same."""
-    return _padded(width, dtype) * (1 + depth * (2 if derivatives else 1))
+def kept_sizes(inputs: Inputs) -> tuple[int, int]:
+    """Elements of the tape and of the packed weights; csrc/core/problem.hpp states the same."""
+    dtype, dim, moments = inputs.z.dtype, inputs.z.shape[1], inputs.moments
+    shared = 0 if not inputs.substeps and inputs.t.shape[0] > 1 else moments
+    rows = inputs.z.shape[0]
+    many = inputs.theta.shape[0] if inputs.gates is not None else 1
+    tape_row = packed = 0
+    for width, depth, derivatives in (
+        (*inputs.shape[:2], True),
+        *([(*inputs.shape[4:6], False)] if inputs.force_theta is not None else []),
+    ):
+        hp, dp = _padded(width, dtype), _padded(dim, dtype)
+        tape_row += many * (hp * (1 + depth * (2 if derivatives else 1)) + 1)
+        biases = shared * (2 if derivatives and inputs.dtau is not None else 1)
+        packed += dim * hp + width * (dp + 2 * depth * hp) + hp * (2 + depth + biases)
+    if inputs.residual:
+        tape_row += _padded(dim, dtype)
+    return rows * moments * tape_row, packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
 
 
 # ---------------------------------------------------------------------------------------------------- calls into C++
@@ -60,136 +108,181 @@ def _contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def _rows(z: Tensor) -> Tensor:
-    """z with unit stride along its rows, copied only where it must be."""
-    return z if z.stride(1) == 1 or z.shape[1] == 1 else z.contiguous()
-
-
 def _network(theta: Tensor, tau: Tensor | None, dtau: Tensor | None, dim: int, shape: list[int]) -> tuple[int, ...]:
     conditioned = tau.shape[0] if tau is not None else 1
     return (_address(theta), _address(tau), _address(dtau), theta.shape[1], conditioned, dim, *shape)
 
 
-def _describe(
-    z: Tensor,
-    t: Tensor,
-    theta: Tensor,
-    tau: Tensor | None,
-    dtau: Tensor | None,
-    force_theta: Tensor | None,
-    force_tau: Tensor | None,
-    index: Tensor | None,
-    gates: Tensor | None,
-    potential: int,
-    shape: list[int],
-    residual: bool,
-) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[int, ...] | None, list[Tensor | None]]:
-    """The problem as csrc/bindings/module.cpp takes it, and the tensors that must outlive the call."""
-    z, t, theta = _rows(z), t.contiguous(), theta.contiguous()
-    tau, dtau, index, gates = _contiguous(tau), _contiguous(dtau), _contiguous(index), _contiguous(gates)
-    force_theta, force_tau = _contiguous(force_theta), _contiguous(force_tau)
-    rows, dim = z.shape
-    call = (
-        torch.get_num_threads(),
-        rows,
-        theta.shape[0],
-        t.shape[0],
-        _address(z),
-        z.stride(0),
-        _address(t),
-        potential,
-        _address(index),
-        _address(gates),
-        residual,
-    )
-    network = _network(theta, tau, dtau, dim, shape[:4])
-    force = None if force_theta is None else _network(force_theta, force_tau, None, dim, shape[4:])
-    return call, network, force, [z, t, theta, tau, dtau, force_theta, force_tau, index, gates]
+class _Problem:
+    """The problem as csrc/bindings/module.cpp takes it; keeps alive the copies that it had to make."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        i = inputs
+        # Rows of unit stride are read where they lie.
+        z = i.z if i.z.stride(1) == 1 or i.z.shape[1] == 1 else i.z.contiguous()
+        t, theta = i.t.contiguous(), i.theta.contiguous()
+        others = [_contiguous(x) for x in (i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates)]
+        tau, dtau, force_theta, force_tau, index, gates = others
+        self._alive = (z, t, theta, others)
+        self.call = (
+            torch.get_num_threads(),
+            z.shape[0],
+            theta.shape[0],
+            i.moments,
+            max(i.substeps, 1),
+            i.step,
+            not i.substeps and t.shape[0] > 1,
+            _address(z),
+            z.stride(0),
+            _address(t),
+            i.potential,
+            _address(index),
+            _address(gates),
+            gates is not None and gates.dim() == 3,
+            i.residual,
+        )
+        self.potential = _network(theta, tau, dtau, z.shape[1], i.shape[:4])
+        self.force = None if force_theta is None else _network(force_theta, force_tau, None, z.shape[1], i.shape[4:])
 
 
-def _empty_outputs(inputs: tuple[Any, ...], keep: bool) -> Tensors:
+def _entry(name: str, dtype: torch.dtype) -> Any:
+    return getattr(_core, f"{name}_f32" if dtype == torch.float32 else f"{name}_f64")
+
+
+def _empty_outputs(inputs: Inputs, keep: bool) -> Tensors:
     """Outputs of ``field``, not filled."""
-    z, theta, force_theta, gates, shape, residual = inputs[0], inputs[2], inputs[5], inputs[8], inputs[10], inputs[11]
-    rows, dim = z.shape
-    per_row = tape_row(shape[0], shape[1], True, z.dtype) + 1
-    if force_theta is not None:
-        per_row += tape_row(shape[4], shape[5], False, z.dtype) + 1
+    rows, dim = inputs.z.shape
+    new, moments = inputs.z.new_empty, inputs.moments
+    steps = (moments // inputs.substeps,) if inputs.substeps else ()
+    tape, packed = kept_sizes(inputs) if keep else (0, 0)
+    if keep and inputs.substeps and _too_large(tape * inputs.z.dtype.itemsize):
+        tape = 0
     return (
-        z.new_empty(rows),
-        z.new_empty(rows),
-        z.new_empty(rows, dim),
-        z.new_empty(rows if residual else 0),
-        z.new_empty(rows if residual and force_theta is not None else 0),
-        z.new_empty(rows * (theta.shape[0] if gates is not None else 1) * per_row if keep else 0),
+        new(*steps, rows),
+        new(*steps, rows),
+        new(*steps, rows) if inputs.residual else new(0),
+        new(moments + 1, rows, dim) if inputs.substeps else new(rows, dim),
+        new(tape),
+        new(packed),
     )
+
+
+def _too_large(size: int) -> bool:
+    # A size that is not known while tracing is decided as if it were small.
+    return isinstance(size, int) and size > TAPE_LIMIT
 
 
 def _field_cpu(*args: Any) -> Tensors:
-    inputs, keep = args[:_NUM_INPUTS], args[_NUM_INPUTS]
+    inputs, keep = Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS]
     outputs = _empty_outputs(inputs, keep)
-    if inputs[0].shape[0] == 0:
+    u, dt, residual, motion, tape, packed = (_address(x) for x in outputs)
+    if inputs.z.shape[0] == 0:
         return outputs
-    call, network, force, alive = _describe(*inputs)
-    native = _core.forward_f32 if inputs[0].dtype == torch.float32 else _core.forward_f64
-    native(call, network, force, *(_address(x) for x in outputs))
-    del alive
+    if inputs.moments == 0:
+        outputs[3].copy_(inputs.z[None])
+        return outputs
+    grad, path = (0, motion) if inputs.substeps else (motion, 0)
+    problem = _Problem(inputs)
+    _entry("forward", inputs.z.dtype)(
+        problem.call, problem.potential, problem.force, (u, dt, residual, grad, path, tape, packed)
+    )
     return outputs
 
 
-def _empty_gradients(inputs: tuple[Any, ...], wanted: list[bool]) -> Tensors:
-    """Outputs of ``field_backward``: an empty tensor for what is not wanted."""
-    like = [inputs[i] for i in _DIFFERENTIABLE.values()]
+def _empty_gradients(inputs: Inputs, wanted: list[bool]) -> Tensors:
+    """One gradient for each differentiable input, not filled; an empty tensor for what is not wanted."""
+    like: list[Any] = [inputs[place] for place in _DIFFERENTIABLE.values()]
     return tuple(
-        torch.empty_like(x, memory_format=torch.contiguous_format) if want else inputs[0].new_empty(0)
+        torch.empty_like(x, memory_format=torch.contiguous_format) if want else inputs.z.new_empty(0)
         for x, want in zip(like, wanted, strict=True)
     )
 
 
+def _clear_what_is_added_to(inputs: Inputs, gradients: Tensors) -> None:
+    """Zeroes the gradients of which the engine writes only a part."""
+    named = dict(zip(_DIFFERENTIABLE, gradients, strict=True))
+    named["gates"].zero_()
+    if not inputs.substeps and inputs.t.shape[0] > 1:
+        # Each row reaches the conditioning of its own potential only.
+        for name in ("tau", "dtau", "force_tau"):
+            named[name].zero_()
+
+
 def _field_backward_cpu(*args: Any) -> Tensors:
-    inputs = args[:_NUM_INPUTS]
-    *cotangents, grad, force_value, tape, wanted = args[_NUM_INPUTS:]
+    inputs = Inputs(*args[:_NUM_INPUTS])
+    u_bar, dt_bar, residual_bar, motion_bar, path, tape, packed, wanted = args[_NUM_INPUTS:]
     gradients = _empty_gradients(inputs, wanted)
-    call, network, force, alive = _describe(*inputs)
-    per_row_time = inputs[1].shape[0] > 1
-    if inputs[0].shape[0] == 0:
+    if inputs.z.shape[0] == 0 or inputs.moments == 0:
         for gradient in gradients:
             gradient.zero_()
+        if inputs.moments == 0 and wanted[0] and motion_bar is not None:
+            gradients[0].copy_(motion_bar[0])
         return gradients
-    if per_row_time:
-        # Each row reaches the conditioning of its own potential only; the engine writes those places and no other.
-        for name in ("tau", "dtau", "force_tau"):
-            gradients[list(_DIFFERENTIABLE).index(name)].zero_()
-    if cotangents[1] is None and cotangents[2] is None and cotangents[3] is None:
-        gradients[list(_DIFFERENTIABLE).index("dtau")].zero_()
-    if cotangents[3] is None:
-        for name in ("force_theta", "force_tau"):
-            gradients[list(_DIFFERENTIABLE).index(name)].zero_()
-    cotangents = [_contiguous(x) for x in cotangents]
-    native = _core.backward_f32 if inputs[0].dtype == torch.float32 else _core.backward_f64
-    native(
-        call,
-        network,
-        force,
-        (_address(grad), _address(force_value), _address(tape)),
-        tuple(_address(x) for x in cotangents),
+    _clear_what_is_added_to(inputs, gradients)
+    bars = [_contiguous(x) for x in (u_bar, dt_bar, residual_bar, motion_bar)]
+    u, dt, residual, motion = (_address(x) for x in bars)
+    grad, path_bar = (0, motion) if inputs.substeps else (motion, 0)
+    problem = _Problem(inputs)
+    _entry("backward", inputs.z.dtype)(
+        problem.call,
+        problem.potential,
+        problem.force,
+        (_address(path), _address(tape), _address(packed)),
+        (u, dt, residual, grad, path_bar),
         tuple(_address(x) for x in gradients),
     )
-    del alive
     return gradients
 
 
+def _empty_loss(inputs: Inputs, weight: Tensor | None, wanted: list[bool]) -> Tensors:
+    d_weight = torch.empty_like(weight) if weight is not None else inputs.z.new_empty(0)
+    return inputs.z.new_empty(()), d_weight, *_empty_gradients(inputs, wanted)
+
+
+def _hj_loss_cpu(*args: Any) -> Tensors:
+    inputs = Inputs(*args[:_NUM_INPUTS])
+    weight, wanted = args[_NUM_INPUTS:]
+    outputs = _empty_loss(inputs, weight, wanted)
+    value, d_weight, *gradients = outputs
+    if inputs.z.shape[0] == 0:
+        for output in outputs:
+            output.zero_()
+        return value.fill_(math.nan), d_weight, *gradients  # the mean of nothing, as torch's
+    _clear_what_is_added_to(inputs, tuple(gradients))
+    problem = _Problem(inputs)
+    weight = _contiguous(weight)
+    value.fill_(
+        _entry("loss", inputs.z.dtype)(
+            problem.call,
+            problem.potential,
+            problem.force,
+            _address(weight),
+            _address(d_weight),
+            tuple(_address(x) for x in gradients),
+        )
+    )
+    return outputs
+
+
 def _field_fake(*args: Any) -> Tensors:
-    return _empty_outputs(args[:_NUM_INPUTS], args[_NUM_INPUTS])
+    return _empty_outputs(Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS])
 
 
 def _field_backward_fake(*args: Any) -> Tensors:
-    return _empty_gradients(args[:_NUM_INPUTS], args[-1])
+    return _empty_gradients(Inputs(*args[:_NUM_INPUTS]), args[-1])
 
 
-_library.impl("field", _field_cpu, "CPU")
-_library.impl("field_backward", _field_backward_cpu, "CPU")
-torch.library.register_fake("ffrl_fast::field", _field_fake, lib=_library)
-torch.library.register_fake("ffrl_fast::field_backward", _field_backward_fake, lib=_library)
+def _hj_loss_fake(*args: Any) -> Tensors:
+    return _empty_loss(Inputs(*args[:_NUM_INPUTS]), *args[_NUM_INPUTS:])
+
+
+for _name, _cpu, _fake in (
+    ("field", _field_cpu, _field_fake),
+    ("field_backward", _field_backward_cpu, _field_backward_fake),
+    ("hj_loss", _hj_loss_cpu, _hj_loss_fake),
+):
+    _library.impl(_name, _cpu, "CPU")
+    torch.library.register_fake(f"ffrl_fast::{_name}", _fake, lib=_library)
 
 # -------------------------------------------------------------------------------------------------------------- vmap
 
@@ -199,57 +292,74 @@ def _front(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
 
 
-def _fold(inputs: tuple[Any, ...], in_dims: tuple[Any, ...], size: int) -> list[Any]:
+def _fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
     """Mapped rows become rows: (N, B, D) → (N·B, D), and so for all that belongs to a row.
 
     Raises:
         NotImplementedError: where parameters are mapped; a bank's K potentials are the engine's own batch of networks.
+            So too where the moments of a path are mapped.
     """
-    z, t, theta, tau, dtau, force_theta, force_tau, index, gates, *rest = inputs
-    z_dim, t_dim, theta_dim, tau_dim, dtau_dim, force_dim, force_tau_dim, index_dim, gates_dim = in_dims[:9]
-    if theta_dim is not None or force_dim is not None:
+    dims: Any = Inputs(*in_dims)
+    if dims.theta is not None or dims.force_theta is not None:
         raise NotImplementedError(
             "vmap over a bank's parameters is not supported by the native backends; use one PotentialBank with "
             "num_potentials networks and an index per row, or backend='reference'"
         )
-    rows = z.shape[0 if z_dim is None else (1 if z_dim == 0 else 0)]
-    shared_time = t_dim is None and t.shape[0] == 1 and tau_dim is None and dtau_dim is None and force_tau_dim is None
+    conditioned = any(x is not None for x in (dims.t, dims.tau, dims.dtau, dims.force_tau))
+    if inputs.substeps and conditioned:
+        raise NotImplementedError(
+            "vmap over the times of a path is not supported by the native backends; use backend='reference'"
+        )
+    rows = inputs.z.shape[0 if dims.z is None else (1 if dims.z == 0 else 0)]
+    shared = bool(inputs.substeps) or (not conditioned and inputs.t.shape[0] == 1)
 
-    def conditioning(x: Tensor | None, dim: int | None) -> Tensor | None:
-        if x is None or shared_time:
+    def conditioning(x: Tensor | None, dim: Any) -> Tensor | None:
+        if x is None or shared:
             return x
-        front = _front(x, dim, size)  # (N, K, 1 or B, H)
-        return front.expand(-1, -1, rows, -1).movedim(0, 1).flatten(1, 2)
+        # (N, K, 1 or B, H) → (K, N·B, H)
+        return _front(x, dim, size).expand(-1, -1, rows, -1).movedim(0, 1).flatten(1, 2)
 
-    def rowwise(x: Tensor | None, dim: int | None) -> Tensor | None:
+    def rowwise(x: Tensor | None, dim: Any) -> Tensor | None:
         return None if x is None else _front(x, dim, size).flatten(0, 1)
 
-    if not shared_time:
-        t = _front(t, t_dim, size).expand(-1, rows).flatten()
-    return [
-        rowwise(z, z_dim),
-        t,
-        theta,
-        conditioning(tau, tau_dim),
-        conditioning(dtau, dtau_dim),
-        force_theta,
-        conditioning(force_tau, force_tau_dim),
-        rowwise(index, index_dim),
-        rowwise(gates, gates_dim),
-        *rest,
-    ]
+    return inputs._replace(
+        z=_front(inputs.z, dims.z, size).flatten(0, 1),
+        t=inputs.t if shared else _front(inputs.t, dims.t, size).expand(-1, rows).flatten(),
+        tau=conditioning(inputs.tau, dims.tau),
+        dtau=conditioning(inputs.dtau, dims.dtau),
+        force_tau=conditioning(inputs.force_tau, dims.force_tau),
+        index=rowwise(inputs.index, dims.index),
+        gates=rowwise(inputs.gates, dims.gates),
+    )
 
 
 def _vmap_field(
-    run: Callable[..., Tensors], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
-) -> tuple[Tensors, tuple[int | None, ...]]:
-    folded = _fold(args[:_NUM_INPUTS], in_dims, size)
-    *rows, tape = run(*folded, *args[_NUM_INPUTS:])
-    return (*(x.unflatten(0, (size, x.shape[0] // size)) for x in rows), tape), (0,) * len(rows) + (None,)
+    run: Any, size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
+) -> tuple[Tensors, tuple[Any, ...]]:
+    inputs = _fold(Inputs(*args[:_NUM_INPUTS]), in_dims[:_NUM_INPUTS], size)
+    u, dt, residual, motion, tape, packed = run(*inputs, *args[_NUM_INPUTS:])
+    at = 1 if inputs.substeps else 0  # where the rows are
+
+    def unfold(x: Tensor) -> Tensor:
+        return x.unflatten(at, (size, x.shape[at] // size)) if x.dim() > at else x.expand(size, 0)
+
+    outputs = (*(unfold(x) for x in (u, dt, residual, motion)), tape, packed)
+    return outputs, (at, at, at if inputs.residual else 0, at, None, None)
 
 
-def _vmap_field_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int | None, ...]]:
+def _vmap_field_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[Any, ...]]:
     return _vmap_field(torch.ops.ffrl_fast.field, info.batch_size, in_dims, args)
+
+
+def _each(info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> list[list[Any]]:
+    """The arguments of every mapped element."""
+    return [
+        [
+            x.select(dim, i) if isinstance(x, Tensor) and dim is not None else x
+            for x, dim in zip(args, in_dims, strict=True)
+        ]
+        for i in range(info.batch_size)
+    ]
 
 
 def _vmap_field_backward_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
@@ -257,24 +367,38 @@ def _vmap_field_backward_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> 
 
     The tape of the folded forward does not divide by element, so the activations are computed again.
     """
-    size = info.batch_size
-    wanted = args[-1]
-    tape = args[0].new_empty(0)
-    per_element = []
-    for i in range(size):
-        picked = [
-            x.select(dim, i) if isinstance(x, Tensor) and dim is not None else x
-            for x, dim in zip(args, in_dims, strict=True)
-        ]
-        picked[-2], picked[-1] = tape, wanted
-        per_element.append(torch.ops.ffrl_fast.field_backward(*picked))
-    return tuple(torch.stack(x) for x in zip(*per_element, strict=True)), (0,) * len(wanted)
+    none = args[0].new_empty(0)
+    results = [
+        torch.ops.ffrl_fast.field_backward(*picked[:-3], none, none, picked[-1])
+        for picked in _each(info, in_dims, args)
+    ]
+    return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0,) * len(_DIFFERENTIABLE)
+
+
+def _vmap_hj_loss_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
+    results = [torch.ops.ffrl_fast.hj_loss(*picked) for picked in _each(info, in_dims, args)]
+    return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0,) * (2 + len(_DIFFERENTIABLE))
 
 
 torch.library.register_vmap("ffrl_fast::field", _vmap_field_op, lib=_library)
 torch.library.register_vmap("ffrl_fast::field_backward", _vmap_field_backward_op, lib=_library)
+torch.library.register_vmap("ffrl_fast::hj_loss", _vmap_hj_loss_op, lib=_library)
 
 # ---------------------------------------------------------------------------------------------------------- autograd
+
+_SECOND_ORDER = (
+    "the native backends have gradients of first order only, and a gradient of second order was asked for "
+    "(backward through a backward); run the forward with backend='reference' for any order"
+)
+
+
+def _place(gradients: Tensors, wanted: list[bool], length: int) -> list[Tensor | None]:
+    """Gradients at the places of the inputs that they belong to."""
+    result: list[Tensor | None] = [None] * length
+    for place, gradient, want in zip(_DIFFERENTIABLE.values(), gradients, wanted, strict=True):
+        if want:
+            result[place] = gradient
+    return result
 
 
 class _Field(torch.autograd.Function):
@@ -286,91 +410,127 @@ class _Field(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        _, _, grad, _, force, tape = output
-        ctx.save_for_backward(*inputs[:9], grad, force, tape)
+        *_, motion, tape, packed = output
+        path = motion if inputs[12] else None
+        ctx.save_for_backward(*inputs[:9], path, tape, packed)
         ctx.plain = inputs[9:_NUM_INPUTS]
-        ctx.mark_non_differentiable(force, tape)
+        ctx.mark_non_differentiable(tape, packed)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, grad, force, tape = ctx.saved_tensors
+        *inputs, path, tape, packed = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE.values()]
         bars = cotangents[:4]
-        none = (None,) * (_NUM_INPUTS + 1)
         if all(x is None for x in bars):
-            return none
-        args = (*inputs, *ctx.plain, *bars, grad, force, tape, wanted)
-        gradients = _SecondOrder.apply(*args) if torch.is_grad_enabled() else torch.ops.ffrl_fast.field_backward(*args)
-        result: list[Tensor | None] = list(none)
-        for place, gradient, want in zip(_DIFFERENTIABLE.values(), gradients, wanted, strict=True):
-            if want:
-                result[place] = gradient
-        return tuple(result)
+            return (None,) * (_NUM_INPUTS + 1)
+        args = (*inputs, *ctx.plain, *bars, path, tape, packed, wanted)
+        run = _FieldBackward.apply if torch.is_grad_enabled() else torch.ops.ffrl_fast.field_backward
+        return tuple(_place(run(*args), wanted, _NUM_INPUTS + 1))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int | None, ...]]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[Any, ...]]:
         return _vmap_field(_Field.apply, info.batch_size, in_dims, args)
 
 
-class _SecondOrder(torch.autograd.Function):
-    """The backward operator where its own gradient may be asked for: that is an error, not silence.
+class _FirstOrderOnly(torch.autograd.Function):
+    """An operator whose own gradient may be asked for but does not exist: that is an error, not silence.
 
     ``once_differentiable`` would not do: it was seen to drop gradients without a word.
     """
 
     @staticmethod
-    def forward(*args: Any) -> Tensors:
-        return torch.ops.ffrl_fast.field_backward(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "the native backends have gradients of first order only, and a gradient of second order was asked for "
-            "(backward through a backward); run the forward with backend='reference' for any order"
-        )
+        raise RuntimeError(_SECOND_ORDER)
+
+
+class _FieldBackward(_FirstOrderOnly):
+    @staticmethod
+    def forward(*args: Any) -> Tensors:
+        return torch.ops.ffrl_fast.field_backward(*args)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
         return _vmap_field_backward_op(info, in_dims, *args)
 
 
-def run(call: Call) -> Result:
-    """Evaluates one checked call through the native operators of its device."""
-    bank, force, selection = call.bank, call.force, call.selection
-    tau, dtau = call.conditioning(bank)
-    shape = list(bank.shape.native)
-    force_theta = force_tau = None
-    if force is not None:
-        force_theta, force_tau = force.theta, call.conditioning(force)[0]
-        shape += force.shape.native
-    inputs = (
-        call.z,
-        call.t,
-        bank.theta,
-        tau,
-        dtau,
-        force_theta,
-        force_tau,
-        selection.index,
-        selection.gates,
-        selection.potential,
-        shape,
-        call.with_residual,
-    )
-    differentiable = torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in (inputs[i] for i in _DIFFERENTIABLE.values())
-    )
-    run_field = _Field.apply if differentiable else torch.ops.ffrl_fast.field
-    u, dt, grad, residual, force_value, _ = run_field(*inputs, differentiable)
-    return Result(
-        u,
-        dt,
-        grad,
-        residual=residual if call.with_residual else None,
-        force=force_value if call.with_residual and force is not None else None,
-    )
+class _HJLoss(torch.autograd.Function):
+    """``ffrl_fast::hj_loss``: the gradients come with the value; the backward scales them."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensors:
+        return torch.ops.ffrl_fast.hj_loss(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        _, *gradients = output
+        ctx.save_for_backward(*inputs[:9], inputs[_NUM_INPUTS], *gradients)
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, value_bar: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        if value_bar is None:
+            return (None,) * (_NUM_INPUTS + 2)
+        *inputs, d_weight, z, t, theta, tau, dtau, force_theta, force_tau, gates = ctx.saved_tensors
+        gradients = (d_weight, z, t, theta, tau, dtau, force_theta, force_tau, gates)
+        if torch.is_grad_enabled():
+            scaled = _ScaledGradients.apply(value_bar, *gradients, *inputs)
+        else:
+            scaled = tuple(value_bar * x for x in gradients)
+        wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE.values()]
+        weight = scaled[0] if ctx.needs_input_grad[_NUM_INPUTS] else None
+        return (*_place(scaled[1:], wanted, _NUM_INPUTS), weight, None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
+        return _vmap_hj_loss_op(info, in_dims, *args)
+
+
+class _ScaledGradients(_FirstOrderOnly):
+    """The gradients of a loss times its cotangent; takes the inputs only to be a node of their graph."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value_bar: Tensor, *args: Tensor | None) -> Tensors:
+        return tuple(value_bar * x for x in args[: 1 + len(_DIFFERENTIABLE)] if x is not None)
+
+
+# -------------------------------------------------------------------------------------------------------- entry points
+
+
+class Evaluated(NamedTuple):
+    """u, ∂_t u and the residual, (B,) or (steps, B); ∇u (B, D) or the path (N + 1, B, D)."""
+
+    u: Tensor
+    dt: Tensor
+    residual: Tensor
+    motion: Tensor
+
+
+def _requires_grad(inputs: Inputs) -> list[bool]:
+    enabled = torch.is_grad_enabled()
+    found = (inputs[place] for place in _DIFFERENTIABLE.values())
+    return [enabled and isinstance(x, Tensor) and x.requires_grad for x in found]
+
+
+def evaluate(inputs: Inputs) -> Evaluated:
+    """The field at one moment, or the path through N."""
+    differentiable = any(_requires_grad(inputs))
+    run = _Field.apply if differentiable else torch.ops.ffrl_fast.field
+    return Evaluated(*run(*inputs, differentiable)[:4])
+
+
+def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
+    """mean over rows of weight · residual², () ; its gradients, where any is needed, from the same sweep."""
+    wanted = _requires_grad(inputs)
+    d_weight = weight is not None and weight.requires_grad and torch.is_grad_enabled()
+    if any(wanted) or d_weight:
+        return _HJLoss.apply(*inputs, weight, wanted)[0]
+    square = evaluate(inputs).residual.square()
+    return square.mean() if weight is None else (weight * square).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import arguments, reference
-from ffrl_fast.backends import Call, choose
+from ffrl_fast.backends import Call, Motion, choose
 from ffrl_fast.bank import PotentialBank
 
 Convention = Literal["per_sample", "paper_code"]
@@ -79,7 +78,7 @@ def potential_field(
     selection = arguments.check_selection(index, gates, rows, bank)
     tangent = arguments.check_tangent(tangent, rows, bank)
     call = Call(z, times, bank, selection, tangent=tangent)
-    out = choose(call.request("potential_field"), backend).run(call)
+    out = choose(call.request("potential_field"), backend).field(call)
     return PotentialField(out.u, out.dt, out.grad, out.hvp)
 
 
@@ -117,12 +116,56 @@ def hj_residual(
     times = arguments.check_times("t", t, rows, bank)
     selection = arguments.check_selection(index, gates, rows, bank)
     force = arguments.check_force(force, bank)
-    call = Call(z, times, bank, selection, force=force, with_residual=True)
-    out = choose(call.request("hj_residual"), backend).run(call)
-    assert out.residual is not None
+    call = Call(z, times, bank, selection, force=force, with_residual=convention == "per_sample")
+    chosen = choose(call.request("hj_residual"), backend)
+    out = chosen.field(call)
     if convention == "per_sample":
+        assert out.residual is not None
         return HJResidual(out.u, out.dt, out.grad, out.residual)
-    return HJResidual(out.u, out.dt, out.grad, reference.hj_residual_paper_code(out.dt, out.grad, out.force))
+    value = None if force is None else chosen.field(call.of_force()).u
+    return HJResidual(out.u, out.dt, out.grad, reference.hj_residual_paper_code(out.dt, out.grad, value))
+
+
+def hj_loss(
+    z: Tensor,
+    t: float | Tensor,
+    bank: PotentialBank,
+    *,
+    force: PotentialBank | None = None,
+    index: int | Tensor | None = None,
+    gates: Tensor | None = None,
+    weight: Tensor | None = None,
+    convention: Convention = "per_sample",
+    backend: str | None = None,
+) -> Tensor:
+    r"""The mean over rows of weight · r², r the residual of :func:`hj_residual`; on ``cpu`` with its gradients at once.
+
+    Each tile of rows goes forward and, its cotangent being known, at once backward: nothing is kept in memory between
+    the two sweeps, and the backward of the result only scales gradients that are there already.
+
+    Args:
+        z, t, bank, force, index, gates, convention, backend: as in :func:`hj_residual`.
+        weight: (B,); 1 when not given.
+
+    Returns:
+        A scalar, differentiable as :func:`hj_residual`'s outputs and in ``weight``. NaN for B = 0.
+
+    Raises:
+        As :func:`hj_residual`.
+    """
+    arguments.check_bank("bank", bank)
+    arguments.check_rows("z", z, bank)
+    arguments.check_weight(weight, z.shape[0], bank)
+    if convention != "per_sample":
+        residual = hj_residual(
+            z, t, bank, force=force, index=index, gates=gates, convention=convention, backend=backend
+        ).residual
+        return residual.square().mean() if weight is None else (weight * residual.square()).mean()
+    times = arguments.check_times("t", t, z.shape[0], bank)
+    selection = arguments.check_selection(index, gates, z.shape[0], bank)
+    force = arguments.check_force(force, bank)
+    call = Call(z, times, bank, selection, force=force, with_residual=True)
+    return choose(call.request("hj_loss"), backend).hj_loss(call, weight)
 
 
 def integrate(
@@ -178,33 +221,11 @@ def integrate(
     selection = arguments.check_selection(index, gates, rows, bank, gates_steps=steps)
     force = arguments.check_force(force, bank)
 
-    with_residual = "residual" in outputs
-    start = Call(z0, times[:1], bank, selection, force=force, with_residual=with_residual)
-    run = choose(start.request("integrate"), backend).run
     delta = step / substeps
-    path: list[Tensor] = [z0]
-    collected: dict[str, list[Tensor]] = {name: [] for name in outputs}
-    for i in range(steps):
-        at = selection
-        if selection.gates is not None and selection.gates.dim() == 3:
-            at = dataclasses.replace(selection, gates=selection.gates[:, i])
-        z = path[-1]
-        for sub in range(substeps):
-            first = sub == 0
-            out = run(
-                Call(
-                    z,
-                    times[i : i + 1] + sub * delta,
-                    bank,
-                    at,
-                    force=force if first else None,
-                    with_residual=with_residual and first,
-                )
-            )
-            if first:
-                for name, values in collected.items():
-                    values.append(getattr(out, name))
-            z = z + delta * out.grad
-        path.append(z)
-    stacked = {name: torch.stack(values) if values else z0.new_zeros(0, rows) for name, values in collected.items()}
-    return FlowPath(torch.stack(path), **stacked)
+    moments = times
+    if substeps > 1:
+        offsets = delta * torch.arange(substeps, dtype=times.dtype, device=times.device)
+        moments = (times[:, None] + offsets).flatten()
+    call = Call(z0, moments, bank, selection, force=force, with_residual="residual" in outputs)
+    path = choose(call.request("integrate"), backend).path(call, Motion(substeps, delta))
+    return FlowPath(path.z, **{name: getattr(path, name) for name in outputs})

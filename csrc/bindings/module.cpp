@@ -36,58 +36,89 @@ ffrl::Network<T> network(const py::tuple& n) {
   return net;
 }
 
-/// threads, rows, potentials, times, z, stride of z, t, selected, index, gates, residual
+/// threads, rows, potentials, moments, substeps, step, row_times, z, stride of z, t, selected, index, gates,
+/// gates_by_step, residual
 template <class T>
 ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const py::object& force) {
   ffrl::Problem<T> p;
   p.threads = c[0].cast<int>();
   p.rows = c[1].cast<Int>();
   p.potentials = c[2].cast<Int>();
-  p.times = c[3].cast<Int>();
-  p.z = at<const T>(c[4].cast<Address>());
-  p.z_stride = c[5].cast<Int>();
-  p.t = at<const T>(c[6].cast<Address>());
-  p.selected = c[7].cast<Int>();
-  p.index = at<const Int>(c[8].cast<Address>());
-  p.gates = at<const T>(c[9].cast<Address>());
-  p.residual = c[10].cast<bool>();
+  p.moments = c[3].cast<Int>();
+  p.substeps = c[4].cast<Int>();
+  p.step = static_cast<T>(c[5].cast<double>());
+  p.row_times = c[6].cast<bool>();
+  p.z = at<const T>(c[7].cast<Address>());
+  p.z_stride = c[8].cast<Int>();
+  p.t = at<const T>(c[9].cast<Address>());
+  p.selected = c[10].cast<Int>();
+  p.index = at<const Int>(c[11].cast<Address>());
+  p.gates = at<const T>(c[12].cast<Address>());
+  p.gates_by_step = c[13].cast<bool>();
+  p.residual = c[14].cast<bool>();
   p.potential = network<T>(potential);
   if (!force.is_none()) p.force = network<T>(force.cast<py::tuple>());
   return p;
 }
 
+Address address(const py::tuple& of, int i) { return of[i].cast<Address>(); }
+
+/// Addresses of the gradients of z, t, theta, tau, dtau, force_theta, force_tau, gates.
 template <class T>
-void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, Address u, Address dt,
-             Address grad, Address residual, Address force_value, Address tape) {
+ffrl::Gradients<T> gradients(const py::tuple& g) {
+  return {at<T>(address(g, 0)), at<T>(address(g, 1)), at<T>(address(g, 2)), at<T>(address(g, 3)),
+          at<T>(address(g, 4)), at<T>(address(g, 5)), at<T>(address(g, 6)), at<T>(address(g, 7))};
+}
+
+/// outputs: addresses of u, dt, residual, grad, path, tape, packed
+template <class T>
+void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& outputs) {
   const auto p = problem<T>(call, potential, force);
-  const ffrl::Outputs<T> out{at<T>(u), at<T>(dt), at<T>(grad), at<T>(residual), at<T>(force_value), at<T>(tape)};
+  const ffrl::Outputs<T> out{at<T>(address(outputs, 0)), at<T>(address(outputs, 1)), at<T>(address(outputs, 2)),
+                             at<T>(address(outputs, 3)), at<T>(address(outputs, 4)), at<T>(address(outputs, 5)),
+                             at<T>(address(outputs, 6))};
   py::gil_scoped_release release;
   ffrl::forward(p, out);
 }
 
+/// saved: addresses of path, tape, packed; cotangents: of u, dt, residual, grad, path
 template <class T>
 void backward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& saved,
-              const py::tuple& cotangents, const py::tuple& gradients) {
+              const py::tuple& cotangents, const py::tuple& grads) {
   const auto p = problem<T>(call, potential, force);
-  const auto address = [](const py::tuple& of, int i) { return of[i].cast<Address>(); };
-  const ffrl::Saved<T> kept{at<const T>(address(saved, 0)), at<const T>(address(saved, 1)), at<T>(address(saved, 2))};
+  const ffrl::Saved<T> kept{at<const T>(address(saved, 0)), at<T>(address(saved, 1)), at<T>(address(saved, 2))};
   const ffrl::Cotangents<T> bar{at<const T>(address(cotangents, 0)), at<const T>(address(cotangents, 1)),
-                                at<const T>(address(cotangents, 2)), at<const T>(address(cotangents, 3))};
-  const ffrl::Gradients<T> grads{at<T>(address(gradients, 0)), at<T>(address(gradients, 1)),
-                                 at<T>(address(gradients, 2)), at<T>(address(gradients, 3)),
-                                 at<T>(address(gradients, 4)), at<T>(address(gradients, 5)),
-                                 at<T>(address(gradients, 6)), at<T>(address(gradients, 7))};
+                                at<const T>(address(cotangents, 2)), at<const T>(address(cotangents, 3)),
+                                at<const T>(address(cotangents, 4))};
+  const auto to = gradients<T>(grads);
   py::gil_scoped_release release;
-  ffrl::backward(p, kept, bar, grads);
+  ffrl::backward(p, kept, bar, to);
+}
+
+/// weight and d_weight: addresses; returns the loss
+template <class T>
+double loss(const py::tuple& call, const py::tuple& potential, const py::object& force, Address weight,
+            Address d_weight, const py::tuple& grads) {
+  const auto p = problem<T>(call, potential, force);
+  const auto to = gradients<T>(grads);
+  double value = 0;
+  const ffrl::Loss<T> loss{at<const T>(weight), &value, at<T>(d_weight)};
+  py::gil_scoped_release release;
+  ffrl::loss(p, loss, to);
+  return value;
 }
 
 template <class T>
 void define(py::module_& m, const std::string& suffix) {
   m.def(("forward_" + suffix).c_str(), forward<T>);
   m.def(("backward_" + suffix).c_str(), backward<T>);
-  m.def(("tape_row_" + suffix).c_str(), [](Int width, Int depth, bool derivatives) {
-    return ffrl::tape_row<T>({1, width, depth, true, false}, derivatives);
-  });
+  m.def(("loss_" + suffix).c_str(), loss<T>);
+  m.def(("kept_sizes_" + suffix).c_str(),
+        [](const py::tuple& call, const py::tuple& potential, const py::object& force) {
+          const auto p = problem<T>(call, potential, force);
+          return py::make_tuple(ffrl::tape_size(p), ffrl::packed_size(p));
+        },
+        "Elements of the tape and of the packed weights of a problem.");
 }
 
 }  // namespace

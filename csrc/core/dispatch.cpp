@@ -74,6 +74,13 @@ void backward(const Problem<T>& p, const Saved<T>& saved, const Cotangents<T>& b
   isa().template entry<T>().backward(p, planned(p), saved, bar, grads);
 }
 
+template <class T>
+void loss(const Problem<T>& p, const Loss<T>& loss, const Gradients<T>& grads) {
+  isa().template entry<T>().loss(p, planned(p), loss, grads);
+}
+
+template void loss(const Problem<float>&, const Loss<float>&, const Gradients<float>&);
+template void loss(const Problem<double>&, const Loss<double>&, const Gradients<double>&);
 template void forward(const Problem<float>&, const Outputs<float>&);
 template void forward(const Problem<double>&, const Outputs<double>&);
 template void backward(const Problem<float>&, const Saved<float>&, const Cotangents<float>&, const Gradients<float>&);

@@ -13,6 +13,7 @@ template <class T>
 struct EntryPoints {
   void (*forward)(const Problem<T>&, const Schedule&, const Outputs<T>&);
   void (*backward)(const Problem<T>&, const Schedule&, const Saved<T>&, const Cotangents<T>&, const Gradients<T>&);
+  void (*loss)(const Problem<T>&, const Schedule&, const Loss<T>&, const Gradients<T>&);
 };
 
 /// The engine compiled for one instruction set.
@@ -43,5 +44,7 @@ template <class T>
 void forward(const Problem<T>&, const Outputs<T>&);
 template <class T>
 void backward(const Problem<T>&, const Saved<T>&, const Cotangents<T>&, const Gradients<T>&);
+template <class T>
+void loss(const Problem<T>&, const Loss<T>&, const Gradients<T>&);
 
 }  // namespace ffrl

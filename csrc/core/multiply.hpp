@@ -29,7 +29,7 @@ constexpr int panel_width(std::int64_t left) {
 /// w (inner, columns) in panels: panel after panel, each (inner, its columns), the last vector padded with zeros.
 template <class T>
 struct Panels {
-  const T* data;
+  T* data;
   std::int64_t inner;
   std::int64_t vectors;  // of columns, all panels together
 };
@@ -39,24 +39,31 @@ constexpr std::int64_t panels_size(std::int64_t inner, std::int64_t columns) {
   return inner * padded<T>(columns);
 }
 
-/// Packs w with w[k, n] = source[k·row_step + n·column_step].
+/// Packs w with w[k, n] = source[k·row_step + n·column_step]; one of the two steps is 1.
 template <class T>
-Panels<T> pack(const T* source, std::int64_t row_step, std::int64_t column_step, std::int64_t inner,
-               std::int64_t columns, T* panels) {
-  const std::int64_t vectors = padded<T>(columns) / kLanes<T>;
-  for (std::int64_t at = 0; at < vectors;) {
-    const int width = panel_width(vectors - at) * kLanes<T>;
+void pack(const T* source, std::int64_t row_step, std::int64_t column_step, const Panels<T>& w, std::int64_t columns) {
+  for (std::int64_t at = 0; at < w.vectors;) {
+    const int width = panel_width(w.vectors - at) * kLanes<T>;
     const std::int64_t first = at * kLanes<T>;
-    const std::int64_t real = columns - first < width ? columns - first : width;
-    T* out = panels + first * inner;
-    for (std::int64_t k = 0; k < inner; ++k, out += width) {
-      const T* in = source + k * row_step + first * column_step;
-      for (std::int64_t n = 0; n < real; ++n) out[n] = in[n * column_step];
-      for (std::int64_t n = real > 0 ? real : 0; n < width; ++n) out[n] = T(0);
+    const std::int64_t real = columns - first < width ? (columns > first ? columns - first : 0) : width;
+    T* out = w.data + first * w.inner;
+    const T* in = source + first * column_step;
+    if (column_step == 1) {
+      for (std::int64_t k = 0; k < w.inner; ++k) __builtin_memcpy(out + k * width, in + k * row_step, real * sizeof(T));
+    } else {
+      // Blocks of a cache line on both sides.
+      constexpr std::int64_t block = 64 / sizeof(T);
+      for (std::int64_t n0 = 0; n0 < real; n0 += block) {
+        const std::int64_t n1 = n0 + block < real ? n0 + block : real;
+        for (std::int64_t k = 0; k < w.inner; ++k)
+          for (std::int64_t n = n0; n < n1; ++n) out[k * width + n] = in[n * column_step + k];
+      }
     }
+    if (real < width)
+      for (std::int64_t k = 0; k < w.inner; ++k)
+        for (std::int64_t n = real; n < width; ++n) out[k * width + n] = T(0);
     at += width / kLanes<T>;
   }
-  return {panels, inner, vectors};
 }
 
 /// A compile-time panel width, as an argument.
@@ -91,12 +98,12 @@ template <class T, int M, int N>
     for (int j = 0; j < N; ++j) store(y + i * y_stride + j * kLanes<T>, sum[i][j]);
 }
 
-/// g[i, :] += Σ_r p[r, i] q[r, :] + Σ_r p2[r, i] q2[r, :], the second sum only when p2 is given: both outer products of
-/// a weight gradient in one pass over g. The tile's own sum is formed before g is added, so that rounding errors grow
-/// with the number of tiles, not of rows.
+/// g[i, :] += Σ_r p[r, i] q[r, :] + Σ_r p2[r, i] q2[r, :], the second sum only when p2 is given (and = where `add` is
+/// false): both outer products of a weight gradient in one pass over g. The tile's own sum is formed before g is added,
+/// so that rounding errors grow with the number of tiles, not of rows.
 template <class T, int M, int N>
 [[gnu::noinline]] void outer_tile(std::int64_t rows, const T* p, const T* q, const T* p2, const T* q2,
-                                  std::int64_t p_stride, std::int64_t q_stride, T* g, std::int64_t g_stride) {
+                                  std::int64_t p_stride, std::int64_t q_stride, T* g, std::int64_t g_stride, bool add) {
   Vec<T> sum[M][N] = {};
   for (int pair = 0; pair < (p2 ? 2 : 1); ++pair) {
     const T* pr = pair ? p2 : p;
@@ -121,7 +128,7 @@ template <class T, int M, int N>
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) {
       T* at = g + i * g_stride + j * kLanes<T>;
-      store(at, load(at) + sum[i][j]);
+      store(at, add ? load(at) + sum[i][j] : sum[i][j]);
     }
 }
 
@@ -131,7 +138,7 @@ struct TilesByHeight {
   static constexpr int kHeight = tile_height(N);
   using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t);
   using Outer = void (*)(std::int64_t, const T*, const T*, const T*, const T*, std::int64_t, std::int64_t, T*,
-                         std::int64_t);
+                         std::int64_t, bool);
   Register multiply[kHeight];
   Outer outer[kHeight];
 
@@ -187,10 +194,11 @@ FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, 
   });
 }
 
-/// g (n, columns) += pᵀ q + p2ᵀ q2 over the rows of a tile; p2 null leaves the second product out.
+/// g (n, columns) += pᵀ q + p2ᵀ q2 over the rows of a tile, = where `add` is false; p2 null leaves out the second
+/// product.
 template <class T>
 void add_outer(std::int64_t rows, std::int64_t n, std::int64_t columns, const T* p, const T* q, const T* p2,
-               const T* q2, std::int64_t p_stride, std::int64_t q_stride, T* g) {
+               const T* q2, std::int64_t p_stride, std::int64_t q_stride, T* g, bool add) {
   for_each_panel(padded<T>(columns) / kLanes<T>, [&](auto width, std::int64_t at) {
     constexpr int w = decltype(width)::value;
     using Tiles = TilesByHeight<T, w>;
@@ -198,7 +206,7 @@ void add_outer(std::int64_t rows, std::int64_t n, std::int64_t columns, const T*
     for (std::int64_t i = 0; i < n; i += Tiles::kHeight) {
       const std::int64_t height = n - i < Tiles::kHeight ? n - i : Tiles::kHeight;
       kTiles<T, w>.outer[height - 1](rows, p + i, q + column, p2 ? p2 + i : nullptr, p2 ? q2 + column : nullptr,
-                                     p_stride, q_stride, g + i * padded<T>(columns) + column, padded<T>(columns));
+                                     p_stride, q_stride, g + i * padded<T>(columns) + column, padded<T>(columns), add);
     }
   });
 }

@@ -8,53 +8,13 @@
 #include "layout.hpp"
 #include "memory.hpp"
 #include "multiply.hpp"
+#include "packed_bank.hpp"
 #include "problem.hpp"
 #include "schedule.hpp"
 #include "simd.hpp"
+#include "weight_sums.hpp"
 
 namespace ffrl::FFRL_ISA {
-
-/// Weights of one potential, packed; vectors padded with zeros.
-template <class T>
-struct PackedNetwork {
-  Panels<T> in, in_transposed;     // z → W_in z and g → W_inᵀ g
-  Panels<T>*hid, *hid_transposed;  // L of each
-  T *b_in, *b_hid, *w_out;         // (Hp,), (L, Hp), (Hp,)
-  T b_out, energy;
-  T *tau, *dtau;  // (Hp,) of the one time that all rows share; null where each row has its own or τ = 0
-};
-
-/// Sums over rows of one potential's parameter gradients. The vectors and scalars, which grow by one tile at a time
-/// over all rows, are compensated (Kahan): what each addition loses is kept `compensation` elements behind the sum. The
-/// matrices need no compensation, since a tile's outer product is formed before it is added.
-template <class T>
-struct WeightSums {
-  T* w_in;                   // (H, Dp); null when weight gradients are not wanted
-  T* w_hid;                  // (L, H, Hp)
-  T *b_in, *b_hid, *w_out;   // (Hp,), (L, Hp), (Hp,)
-  T *tau, *dtau;             // (Hp,), used where all rows share one time
-  T *b_out, *energy, *time;  // scalars; `time` is the gradient of −E t with respect to t
-  std::int64_t compensation;
-
-  void add(T* sum, T x) const {
-    T& lost = sum[compensation];
-    const T y = x - lost, total = *sum + y;
-    lost = (total - *sum) - y;
-    *sum = total;
-  }
-
-  /// sums[column …] += part
-  template <int N>
-  FFRL_INLINE void add_columns(T* sums, std::int64_t column, const Vec<T> (&part)[N]) const {
-#pragma GCC unroll 4
-    for (int j = 0; j < N; ++j) {
-      T* at = sums + column + j * kLanes<T>;
-      const Vec<T> sum = load(at), y = part[j] - load(at + compensation), total = sum + y;
-      store(at + compensation, (total - sum) - y);
-      store(at, total);
-    }
-  }
-};
 
 /// Activations kept from the forward sweep for the backward one.
 template <class T>
@@ -68,11 +28,12 @@ struct Activations {
       : a(memory), c(a + rows * width), v(c + depth * rows * width), value(value) {}
 };
 
-/// τ and dτ/dt as the tile sees them: row r at tau + r·stride, stride 0 where all rows share one time.
+/// The time of a tile's rows: what it adds to the first hidden layer, and dτ/dt.
 template <class T>
 struct TileConditioning {
-  const T* tau = nullptr;   // per row only: a shared τ is folded into the first hidden bias
-  const T* dtau = nullptr;  // null: dτ/dt = 0
+  const T* bias;            // (Hp,) first hidden bias, W_1 τ in it where all rows share one time
+  const T* tau = nullptr;   // (rows, Hp) where every row has its own; else null
+  const T* dtau = nullptr;  // row r at dtau + r·stride; null: dτ/dt = 0
   std::int64_t dtau_stride = 0;
 };
 
@@ -90,11 +51,9 @@ class NetworkTile {
   static constexpr int kVector = kLanes<T>;
 
  public:
-  NetworkTile(const NetworkShape& shape, bool derivatives, Carver& memory)
+  NetworkTile(const NetworkShape& shape, Carver& memory)
       : shape_(shape), width_(padded<T>(shape.width)), dim_(padded<T>(shape.dim)), depth_(shape.depth) {
     const std::int64_t block = kTileRows * width_;
-    own_tape_ = memory.take<T>(kTileRows * tape_row<T>(shape, derivatives));
-    own_value_ = memory.take<T>(kTileRows);
     s0_ = memory.take<T>(block);
     h_ = memory.take<T>(depth_ * block);
     g_a_ = memory.take<T>(block);
@@ -108,9 +67,10 @@ class NetworkTile {
     d_out_ = memory.take<T>(kTileRows);
   }
 
-  /// The activations of `rows` rows on a tape, or in the tile's own memory.
-  Activations<T> activations(T* tape, T* value, std::int64_t rows) const { return {tape, value, rows, width_, depth_}; }
-  Activations<T> activations(std::int64_t rows) const { return activations(own_tape_, own_value_, rows); }
+  /// The activations of `rows` rows kept at `memory`, and their outputs at `value`.
+  Activations<T> activations(T* memory, T* value, std::int64_t rows) const {
+    return {memory, value, rows, width_, depth_};
+  }
 
   /// Fills `keep`; with derivatives also dt = ∂_t φ(o) (rows,) and grad = ∇_z φ(o) (rows, Dp).
   template <bool kDerivatives>
@@ -119,7 +79,7 @@ class NetworkTile {
     input_layer(w, at, z, rows, keep);
     clear_row_partials(rows);
     for (std::int64_t l = 0; l < depth_; ++l)
-      hidden_layer<kDerivatives>(w, l, rows, keep, layer_input(at, keep, l, rows));
+      hidden_layer<kDerivatives>(w, at.bias, l, rows, keep, layer_input(at, keep, l, rows));
     output(w, rows, keep);
     if constexpr (kDerivatives) {
       clear_row_partials(rows);
@@ -134,7 +94,7 @@ class NetworkTile {
   /// of dL/dτ (rows, Hp) and dL/d(dτ/dt) (rows, Hp), and dL/dgate of ⟨cotangents, (φ(o), ∂_t φ(o), ∇φ(o))⟩ (rows,).
   template <bool kDerivatives>
   void backward(const PackedNetwork<T>& w, const TileConditioning<T>& at, const T* z, std::int64_t rows,
-                Activations<T> kept, const TileCotangents<T>& cotangents, WeightSums<T>& sums, T* d_z, T* d_tau,
+                Activations<T> kept, const TileCotangents<T>& cotangents, const WeightSums<T>& sums, T* d_z, T* d_tau,
                 T* d_dtau, T* d_gate) {
     set_slope(rows, kept);
     for (std::int64_t r = 0; r < rows; ++r) d_slope_[r] = T(0);
@@ -201,10 +161,11 @@ class NetworkTile {
 
   // c_ℓ = tanh(W_ℓ s_{ℓ−1} + b_ℓ); for ℓ = L also o += w_out · c and ĥ_L = w_out ⊙ (1 − c²)
   template <bool kDerivatives>
-  void hidden_layer(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, Activations<T>& keep, const T* s) {
+  void hidden_layer(const PackedNetwork<T>& w, const T* first_bias, std::int64_t l, std::int64_t rows,
+                    Activations<T>& keep, const T* s) {
     T* c = layer(keep.c, l, rows);
     T* h = layer(h_, l, rows);
-    const T* b = w.b_hid + l * width_;
+    const T* b = l > 0 ? w.b_hid + l * width_ : first_bias;
     const bool last = l == depth_ - 1;
     multiply(rows, s, width_, w.hid[l], c, width_, [&](auto width, std::int64_t column) {
       if (!last) {
@@ -263,7 +224,7 @@ class NetworkTile {
   // d_ga = W_in ḡ; then, with γ the gate, d_gs = d_ga ⊙ (1 − a²) + t̄ dτ/dt, d_φ' = d_gs · v_1,
   // d_v1 = γ φ' d_gs, the part of d_a through 1 − a², and g_a again for the weight gradient
   void gradient_cotangent(const PackedNetwork<T>& w, const TileConditioning<T>& at, std::int64_t rows,
-                          const Activations<T>& kept, const TileCotangents<T>& cotangents, WeightSums<T>& sums,
+                          const Activations<T>& kept, const TileCotangents<T>& cotangents, const WeightSums<T>& sums,
                           T* d_dtau) {
     clear_row_partials(rows);
     multiply(rows, cotangents.grad, dim_, w.in, d_v_, width_, [&](auto width, std::int64_t column) {
@@ -306,10 +267,10 @@ class NetworkTile {
   // d_ĥ_L = W_L d_v_L; d_p_L = (d_ĥ ⊙ w_out ⊙ (−2c) + d_o w_out) ⊙ (1 − c²); sums of dw_out and db_L
   template <bool kDerivatives>
   void last_layer_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
-                            WeightSums<T>& sums) {
+                            const WeightSums<T>& sums) {
     const std::int64_t l = depth_ - 1;
     const T* c = layer(kept.c, l, rows);
-    T *d_p = layer(d_p_, l, rows), *h = layer(h_, l, rows), *b_sum = sums.b_hid + l * width_;
+    T *d_p = layer(d_p_, l, rows), *h = layer(h_, l, rows), *b_sum = l > 0 ? sums.b_hid + l * width_ : sums.b_first;
     const auto epilogue = [&](auto width, std::int64_t column) {
       Vec<T> d_out_weight[decltype(width)::value] = {}, d_bias[decltype(width)::value] = {};
       each(width, rows, column, [&](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
@@ -338,9 +299,9 @@ class NetworkTile {
   // d_s = W_ℓᵀ d_p_ℓ; d_p_{ℓ−1} = (d_c_{ℓ−1} + d_s) ⊙ (1 − c_{ℓ−1}²); sum of db_{ℓ−1}
   template <bool kDerivatives>
   void hidden_cotangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept,
-                        WeightSums<T>& sums) {
+                        const WeightSums<T>& sums) {
     const T* c = layer(kept.c, l - 1, rows);
-    T *d_p = layer(d_p_, l - 1, rows), *b_sum = sums.b_hid + (l - 1) * width_;
+    T *d_p = layer(d_p_, l - 1, rows), *b_sum = l > 1 ? sums.b_hid + (l - 1) * width_ : sums.b_first;
     multiply(rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s_, width_,
              [&](auto width, std::int64_t column) {
                Vec<T> d_bias[decltype(width)::value] = {};
@@ -355,23 +316,21 @@ class NetworkTile {
              });
   }
 
-  // d_s0 = W_1ᵀ d_p_1, which is also dL/dτ; d_q = (d_a + d_s0) ⊙ (1 − a²), left in d_s; sums of dτ and db_in
+  // d_s0 = W_1ᵀ d_p_1, which is also dL/dτ; d_q = (d_a + d_s0) ⊙ (1 − a²), left in d_s; sum of db_in
   template <bool kDerivatives>
-  void input_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept, WeightSums<T>& sums,
-                       T* d_tau) {
+  void input_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
+                       const WeightSums<T>& sums, T* d_tau) {
     multiply(rows, d_p_, width_, w.hid_transposed[0], d_s_, width_, [&](auto width, std::int64_t column) {
-      Vec<T> d_time[decltype(width)::value] = {}, d_bias[decltype(width)::value] = {};
+      Vec<T> d_bias[decltype(width)::value] = {};
       each(width, rows, column, [&](std::int64_t, std::int64_t i, std::int64_t, int j) {
         const Vec<T> d_s = load(d_s_ + i);
         if (d_tau) store(d_tau + i, d_s);
-        d_time[j] += d_s;
         Vec<T> d = d_s;
         if constexpr (kDerivatives) d += load(d_a_ + i);
         d *= one_minus_square(load(kept.a + i));
         d_bias[j] += d;
         store(d_s_ + i, d);
       });
-      sums.add_columns(sums.tau, column, d_time);
       sums.add_columns(sums.b_in, column, d_bias);
     });
   }
@@ -379,19 +338,20 @@ class NetworkTile {
   // dW_ℓ += d_pᵀ s_{ℓ−1} + ĥᵀ d_v and dW_in += d_qᵀ z + g_aᵀ ḡ
   template <bool kDerivatives>
   void weight_sums(const TileConditioning<T>& at, const T* z, std::int64_t rows, const Activations<T>& kept,
-                   const TileCotangents<T>& cotangents, WeightSums<T>& sums) {
+                   const TileCotangents<T>& cotangents, const WeightSums<T>& sums) {
     const std::int64_t h = shape_.width;
     if (at.tau) add_time(at, rows, kept);
     for (std::int64_t l = 0; l < depth_; ++l)
       add_outer<T>(rows, h, h, layer(d_p_, l, rows), layer_input(at, kept, l, rows),
                    kDerivatives ? layer(h_, l, rows) : nullptr, layer(d_v_, l, rows), width_, width_,
-                   sums.w_hid + l * h * width_);
-    add_outer<T>(rows, h, shape_.dim, d_s_, z, kDerivatives ? g_a_ : nullptr, cotangents.grad, width_, dim_, sums.w_in);
+                   sums.w_hid + l * h * width_, !sums.fresh);
+    add_outer<T>(rows, h, shape_.dim, d_s_, z, kDerivatives ? g_a_ : nullptr, cotangents.grad, width_, dim_, sums.w_in,
+                 !sums.fresh);
   }
 
   NetworkShape shape_;
   std::int64_t width_, dim_, depth_;  // Hp, Dp, L
-  T *own_tape_, *own_value_, *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_;
+  T *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_;
 };
 
 }  // namespace ffrl::FFRL_ISA

@@ -1,4 +1,7 @@
-// What one call of the engine is given and what it writes. Plain pointers; every pointer may be null where it says so.
+// What one call of the engine is given and what it writes. Plain pointers; a pointer may be null where it says so.
+//
+// The engine evaluates the field of the potentials at one or more moments. At one moment with an output `grad` it is an
+// operator on rows; at N moments with an output `path` it moves the rows, z ← z + step·∇u, from each to the next.
 #pragma once
 
 #include <cstdint>
@@ -24,28 +27,36 @@ template <class T>
 struct Problem {
   std::int64_t rows = 0;        // B
   std::int64_t potentials = 1;  // K
-  std::int64_t times = 1;       // 1: one time for all rows; else B
+  std::int64_t moments = 1;     // N
+  std::int64_t substeps = 1;    // u, ∂_t u and the residual are written at every so many moments
+  T step = 0;                   // from one moment to the next
+  bool row_times = false;       // every row has a time of its own; then N = 1
   const T* z = nullptr;         // (B, D), unit stride within a row
   std::int64_t z_stride = 0;
-  const T* t = nullptr;  // (times,)
+  const T* t = nullptr;  // (N,), or (B,) with row_times
   Network<T> potential;
   Network<T> force;
   // Exactly one of the three says which potential moves a row.
   std::int64_t selected = -1;           // ≥ 0: this one for all rows
   const std::int64_t* index = nullptr;  // (B,)
-  const T* gates = nullptr;             // (B, K), contiguous
+  const T* gates = nullptr;             // (B, K), or (B, N / substeps, K)
+  bool gates_by_step = false;
   bool residual = false;
   int threads = 1;
+
+  std::int64_t times() const { return row_times ? rows : moments; }
+  std::int64_t steps() const { return moments / substeps; }
 };
 
 template <class T>
 struct Outputs {
-  T* u = nullptr;         // (B,)
-  T* dt = nullptr;        // (B,)
-  T* grad = nullptr;      // (B, D)
-  T* residual = nullptr;  // (B,); null unless asked for
-  T* force = nullptr;     // (B,); null without a force network
-  T* tape = nullptr;      // activations kept for the backward sweep (engine.hpp); null: keep nothing
+  T* u = nullptr;         // (steps, B)
+  T* dt = nullptr;        // (steps, B)
+  T* residual = nullptr;  // (steps, B); null unless asked for
+  T* grad = nullptr;      // (B, D); or
+  T* path = nullptr;      // (N + 1, B, D)
+  T* tape = nullptr;      // tape_size() elements for the backward sweep; null: keep nothing
+  T* packed = nullptr;    // packed_size() elements, likewise; null: nothing is kept
 };
 
 /// Cotangents of the outputs; null: zero.
@@ -53,41 +64,85 @@ template <class T>
 struct Cotangents {
   const T* u = nullptr;
   const T* dt = nullptr;
-  const T* grad = nullptr;
   const T* residual = nullptr;
+  const T* grad = nullptr;
+  const T* path = nullptr;
 };
 
-/// What the backward sweep reads of the forward one.
+/// What the backward sweep has from the forward one.
 template <class T>
 struct Saved {
-  const T* grad = nullptr;   // (B, D), needed for the residual's cotangent
-  const T* force = nullptr;  // (B,), likewise
-  T* tape = nullptr;         // null: the activations are computed again
+  const T* path = nullptr;  // (N + 1, B, D); null where there is no path
+  T* tape = nullptr;        // null: the activations are computed again
+  T* packed = nullptr;      // null: the weights are packed again
 };
 
-/// Gradients to write; null: not wanted. Those of shape (K, B, H) must come zeroed.
+/// Gradients to write; null: not wanted.
 template <class T>
 struct Gradients {
   T* z = nullptr;            // (B, D)
-  T* t = nullptr;            // (times,), the explicit dependence −E t alone; the embedding's goes through τ
+  T* t = nullptr;            // as t: of the explicit dependence −E t alone; the embedding's goes through τ
   T* theta = nullptr;        // (K, stride)
-  T* tau = nullptr;          // (conditioned, times, H)
-  T* dtau = nullptr;         // (conditioned, times, H)
+  T* tau = nullptr;          // (conditioned, times, H); with row_times it must come zeroed
+  T* dtau = nullptr;         // likewise
   T* force_theta = nullptr;  // (K, stride of the force)
-  T* force_tau = nullptr;    // (conditioned, times, H of the force)
-  T* gates = nullptr;        // (B, K)
+  T* force_tau = nullptr;    // as tau
+  T* gates = nullptr;        // as gates, must come zeroed
+};
+
+/// The loss of one evaluation, mean over rows of weight · residual², and where its gradients go.
+template <class T>
+struct Loss {
+  const T* weight = nullptr;  // (B,); null: 1
+  double* value = nullptr;
+  T* d_weight = nullptr;  // (B,); null: not wanted
 };
 
 /// Elements of the activations kept for one row of one network: a, c_1 … c_L and v_1 … v_L; its output comes beside.
 template <class T>
-constexpr std::int64_t tape_row(const NetworkShape& s, bool derivatives) {
+constexpr std::int64_t activations_row(const NetworkShape& s, bool derivatives) {
   return padded<T>(s.width) * (1 + s.depth * (derivatives ? 2 : 1));
 }
 
-/// Rows that a tape holds: under gates every row passes through every potential.
+/// Potentials that each row passes through.
 template <class T>
-std::int64_t tape_rows(const Problem<T>& p) {
-  return p.rows * (p.gates ? p.potentials : 1);
+std::int64_t potentials_per_row(const Problem<T>& p) {
+  return p.gates ? p.potentials : 1;
+}
+
+/// Elements kept for one row at one moment: the activations of every potential and force that it passes, and ∇u where
+/// there is a residual. Besides these, one output a network.
+template <class T>
+std::int64_t tape_row(const Problem<T>& p) {
+  return potentials_per_row(p) *
+             (activations_row<T>(p.potential.shape, true) + (p.force ? activations_row<T>(p.force.shape, false) : 0)) +
+         (p.residual ? padded<T>(p.potential.shape.dim) : 0);
+}
+
+template <class T>
+std::int64_t tape_values_row(const Problem<T>& p) {
+  return potentials_per_row(p) * (p.force ? 2 : 1);
+}
+
+template <class T>
+std::int64_t tape_size(const Problem<T>& p) {
+  return p.rows * p.moments * (tape_row(p) + tape_values_row(p));
+}
+
+/// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors,
+/// and for each moment that all rows share a bias and dτ/dt.
+template <class T>
+std::int64_t packed_network_size(const Network<T>& net, std::int64_t shared_moments) {
+  const NetworkShape& s = net.shape;
+  const std::int64_t hp = padded<T>(s.width), dp = padded<T>(s.dim);
+  return s.dim * hp + s.width * (dp + 2 * s.depth * hp) + hp * (2 + s.depth + shared_moments * (net.dtau ? 2 : 1));
+}
+
+template <class T>
+std::int64_t packed_size(const Problem<T>& p) {
+  const std::int64_t moments = p.row_times ? 0 : p.moments;
+  return (p.selected >= 0 ? 1 : p.potentials) *
+         (packed_network_size(p.potential, moments) + (p.force ? packed_network_size(p.force, moments) : 0));
 }
 
 }  // namespace ffrl

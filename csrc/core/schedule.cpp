@@ -34,34 +34,25 @@ void plan(Schedule& s, std::int64_t rows, std::int64_t potentials, std::int64_t 
 
   std::vector<std::int64_t> groups = {0, rows};
   if (index) groups = group_rows(s.order, rows, potentials, index);
-  std::vector<Job> tiles;
-  for (std::size_t g = 0; g + 1 < groups.size(); ++g)
+  for (std::size_t g = 0; g + 1 < groups.size(); ++g) {
+    const std::int64_t potential = index ? static_cast<std::int64_t>(g) : gates ? 0 : selected;
     for (std::int64_t at = groups[g]; at < groups[g + 1]; at += kTileRows)
-      tiles.push_back({index ? static_cast<std::int64_t>(g) : selected, at, std::min(kTileRows, groups[g + 1] - at), at,
-                       0, true, true});
+      s.jobs.push_back({potential, at, std::min(kTileRows, groups[g + 1] - at), 0});
+  }
 
-  const auto count = static_cast<std::int64_t>(tiles.size());
+  const auto count = static_cast<std::int64_t>(s.jobs.size());
   s.threads = static_cast<int>(std::clamp<std::int64_t>(threads, 1, std::max<std::int64_t>(count, 1)));
   s.begin.assign(1, 0);
   for (int thread = 0; thread < s.threads; ++thread) {
-    const auto from = tiles.begin() + count * thread / s.threads, to = tiles.begin() + count * (thread + 1) / s.threads;
-    // Under gates a thread takes all its rows through one potential after the other, so that the weights of one
-    // potential at a time are in the cache; its rows belong to no other thread, so sums over k have a fixed order.
-    for (std::int64_t k = 0; k < (gates ? potentials : 1); ++k)
-      for (auto tile = from; tile != to; ++tile) {
-        Job job = *tile;
-        if (gates) {
-          job.potential = k;
-          job.tape = k * rows + job.first;
-          job.opens = k == 0;
-          job.closes = k == potentials - 1;
-        }
-        if (static_cast<std::int64_t>(s.jobs.size()) == s.begin.back() || s.jobs.back().potential != job.potential)
-          s.slot_potential.push_back(job.potential);
-        job.slot = static_cast<std::int64_t>(s.slot_potential.size()) - 1;
-        s.jobs.push_back(job);
-      }
-    s.begin.push_back(static_cast<std::int64_t>(s.jobs.size()));
+    const std::int64_t from = s.begin.back(), to = count * (thread + 1) / s.threads;
+    for (std::int64_t j = from; j < to; ++j) {
+      // A slot belongs to one thread and one potential.
+      if (j == from || (!gates && s.jobs[j].potential != s.jobs[j - 1].potential))
+        for (std::int64_t k = 0; k < (gates ? potentials : 1); ++k)
+          s.slot_potential.push_back(gates ? k : s.jobs[j].potential);
+      s.jobs[j].slot = static_cast<std::int64_t>(s.slot_potential.size()) - (gates ? potentials : 1);
+    }
+    s.begin.push_back(to);
   }
 }
 

@@ -10,15 +10,12 @@ namespace ffrl {
 /// stay in the second-level cache.
 inline constexpr std::int64_t kTileRows = 48;
 
-/// One tile of rows through one potential.
+/// One tile of rows, all through one potential; under gates, each through all of them.
 struct Job {
-  std::int64_t potential;
-  std::int64_t first;  // position of its first row in Schedule::order
-  std::int64_t count;  // 1 … kTileRows
-  std::int64_t tape;   // where its rows begin on the tape, in rows
-  std::int64_t slot;   // where its weight gradients are summed
-  bool opens;          // the first potential of its rows: outputs are written, else added to
-  bool closes;         // the last potential of its rows
+  std::int64_t potential;  // under gates the first of them, 0
+  std::int64_t first;      // position of its first row in Schedule::order
+  std::int64_t count;      // 1 … kTileRows
+  std::int64_t slot;       // where its weight gradients are summed; under gates the first of K slots
 };
 
 /// The work of every thread, fixed by the shape of the problem alone: results do not depend on timing.

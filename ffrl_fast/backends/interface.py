@@ -41,19 +41,38 @@ class Verdict(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Rows of u, ∂_t u, ∇u; and where asked for ∇²u·x, the residual, and the force network's value."""
+    """Rows of u, ∂_t u, ∇u; and where asked for ∇²u·x and the residual."""
 
     u: Tensor
     dt: Tensor
     grad: Tensor
     hvp: Tensor | None = None
     residual: Tensor | None = None
-    force: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a path moves: z ← z + step · ∇u at each of the call's moments, ``substeps`` of which make one step."""
+
+    substeps: int
+    step: float
+
+
+class Path(NamedTuple):
+    """z (T+1, B, D); u, ∂_t u and where asked for the residual (T, B) at the start of each step."""
+
+    z: Tensor
+    u: Tensor
+    dt: Tensor
+    residual: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Call:
-    """One checked evaluation: rows ``z`` (B, D) at ``t`` (1,) or (B,), which potentials, and what to compute."""
+    """One checked evaluation: rows ``z`` (B, D), which potentials, and what to compute.
+
+    ``t`` is (1,) or (B,); of a path its N moments, and ``selection.gates`` may then be (B, T, K).
+    """
 
     z: Tensor
     t: Tensor
@@ -82,4 +101,8 @@ class Backend(Protocol):
 
     def can_run(self, request: Request) -> Verdict: ...
 
-    def run(self, call: Call) -> Result: ...
+    def field(self, call: Call) -> Result: ...
+
+    def path(self, call: Call, motion: Motion) -> Path: ...
+
+    def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor: ...

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ffrl_fast import _core, native
-from ffrl_fast.backends.interface import Call, Request, Result, Verdict
+from ffrl_fast.backends.interface import Call, Motion, Path, Request, Result, Verdict
 
 _ABLE = Verdict(True, f"C++ row tiles, {_core.isa()}; gradients of first order")
+
+
+def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
+    bank, force, selection = call.bank, call.force, call.selection
+    tau, dtau = call.conditioning(bank)
+    shape = list(bank.shape.native)
+    force_theta = force_tau = None
+    if force is not None:
+        force_theta, force_tau = force.theta, call.conditioning(force)[0]
+        shape += force.shape.native
+    return native.Inputs(
+        call.z,
+        call.t,
+        bank.theta,
+        tau,
+        dtau,
+        force_theta,
+        force_tau,
+        selection.index,
+        selection.gates,
+        selection.potential,
+        shape,
+        call.with_residual,
+        0 if motion is None else motion.substeps,
+        0.0 if motion is None else motion.step,
+    )
 
 
 class CpuBackend:
@@ -24,5 +51,13 @@ class CpuBackend:
             return Verdict(False, "has no Hessian product yet")
         return _ABLE
 
-    def run(self, call: Call) -> Result:
-        return native.run(call)
+    def field(self, call: Call) -> Result:
+        out = native.evaluate(_inputs(call))
+        return Result(out.u, out.dt, out.motion, residual=out.residual if call.with_residual else None)
+
+    def path(self, call: Call, motion: Motion) -> Path:
+        out = native.evaluate(_inputs(call, motion))
+        return Path(out.motion[:: motion.substeps], out.u, out.dt, out.residual if call.with_residual else None)
+
+    def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
+        return native.hj_loss(_inputs(call), weight)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from ffrl_fast import reference
-from ffrl_fast.backends.interface import Call, Request, Result, Verdict
+from ffrl_fast.backends.interface import Call, Motion, Path, Request, Result, Verdict
+from ffrl_fast.bank import PotentialBank
 
 
 def _check_index(index: Tensor | None, potentials: int) -> None:
@@ -29,28 +32,60 @@ class ReferenceBackend:
             return Verdict(False, f"{request.dtype} is not a floating-point dtype")
         return Verdict(True, "plain PyTorch: any device, floating dtype and order of derivative")
 
-    def run(self, call: Call) -> Result:
-        selection = call.selection
-        _check_index(selection.index, call.bank.num_potentials)
-        field = reference.potential_field(
-            call.z,
-            call.t,
-            call.bank.theta,
-            call.bank.shape,
-            *call.conditioning(call.bank),
-            **vars(selection),
-            tangent=call.tangent,
-        )
-        if not call.with_residual:
-            return Result(*field)
-        force = None
-        if call.force is not None:
-            force = reference.potential_field(
+    def field(self, call: Call) -> Result:
+        _check_index(call.selection.index, call.bank.num_potentials)
+        return self._field(call)
+
+    def _field(self, call: Call) -> Result:
+        def evaluate(bank: PotentialBank, tangent: Tensor | None = None) -> reference.Field:
+            return reference.potential_field(
                 call.z,
                 call.t,
-                call.force.theta,
-                call.force.shape,
-                *call.conditioning(call.force),
-                **vars(selection),
-            ).u
-        return Result(*field, residual=reference.hj_residual(field.dt, field.grad, force), force=force)
+                bank.theta,
+                bank.shape,
+                *call.conditioning(bank),
+                **vars(call.selection),
+                tangent=tangent,
+            )
+
+        out = evaluate(call.bank, call.tangent)
+        if not call.with_residual:
+            return Result(*out)
+        force = None if call.force is None else evaluate(call.force).u
+        return Result(*out, residual=reference.hj_residual(out.dt, out.grad, force))
+
+    def path(self, call: Call, motion: Motion) -> Path:
+        _check_index(call.selection.index, call.bank.num_potentials)
+        z = call.z
+        path, u, dt, residual = [z], [], [], []
+        for moment in range(call.t.shape[0]):
+            recorded = moment % motion.substeps == 0
+            here = dataclasses.replace(
+                call,
+                z=z,
+                t=call.t[moment : moment + 1],
+                selection=call.selection.at_step(moment // motion.substeps),
+                with_residual=call.with_residual and recorded,
+            )
+            out = self._field(here)
+            z = z + motion.step * out.grad
+            if recorded:
+                u.append(out.u)
+                dt.append(out.dt)
+                if out.residual is not None:
+                    residual.append(out.residual)
+            if (moment + 1) % motion.substeps == 0:
+                path.append(z)
+        none = call.z.new_zeros(0, call.z.shape[0])
+        return Path(
+            torch.stack(path),
+            torch.stack(u) if u else none,
+            torch.stack(dt) if dt else none,
+            torch.stack(residual) if residual else none if call.with_residual else None,
+        )
+
+    def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
+        residual = self.field(call).residual
+        assert residual is not None
+        square = residual.square()
+        return square.mean() if weight is None else (weight * square).mean()

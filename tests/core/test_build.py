@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -80,18 +81,31 @@ def test_both_languages_lay_out_parameters_alike() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("derivatives", [False, True])
-def test_both_languages_size_the_tape_alike(dtype: torch.dtype, derivatives: bool) -> None:
-    size = _core.tape_row_f32 if dtype == torch.float32 else _core.tape_row_f64
+@pytest.mark.parametrize("with_force", [False, True])
+def test_both_languages_size_what_is_kept_alike(dtype: torch.dtype, with_force: bool) -> None:
+    size = _core.kept_sizes_f32 if dtype == torch.float32 else _core.kept_sizes_f64
     for width in (1, 15, 16, 17, 324):
-        for depth in (1, 3):
-            assert size(width, depth, derivatives) == native.tape_row(width, depth, derivatives, dtype)
+        for depth, gates, substeps in itertools.product((1, 3), (False, True), (0, 1, 2)):
+            bank = PotentialBank(2, 5, width, depth, dtype=dtype)
+            force = PotentialBank(2, 5, width + 1, time_embedding="none", dtype=dtype)
+            times = torch.rand(4 if substeps else 1, dtype=dtype)
+            tau, dtau = bank.conditioning(times)
+            inputs = native.Inputs(
+                torch.zeros(7, 5, dtype=dtype), times, bank.theta, tau, dtau, force.theta if with_force else None, None,
+                None, torch.zeros(7, 2, dtype=dtype) if gates else None, -1 if gates else 1,
+                [*bank.shape.native, *(force.shape.native if with_force else ())], with_force, substeps, 1.0,
+            )  # fmt: skip
+            problem = native._Problem(inputs)
+            assert size(problem.call, problem.potential, problem.force) == native.kept_sizes(inputs)
 
 
 def _run(variable: str) -> subprocess.CompletedProcess[str]:
     program = "import ffrl_fast; from ffrl_fast import _core; print(_core.isa())"
     return subprocess.run(
-        ["env", f"FFRL_FAST_ISA={variable}", sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+        ["env", f"FFRL_FAST_ISA={variable}", sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -88,6 +88,8 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
         -1 if one is None else one,
         shape,
         force,
+        0,
+        0.0,
     )
 
 
@@ -97,17 +99,29 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
 def test_opcheck_native(selection: str, per_row_time: bool, force: bool) -> None:
     arguments = _native_arguments(selection, per_row_time, force)
     opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    _, _, grad_out, _, force_out, tape = torch.ops.ffrl_fast.field(*arguments, True)
-    rows = arguments[0].shape[0]
-    bars = [torch.randn(rows).double(), torch.randn(rows).double(), torch.randn_like(grad_out)]
-    bars.append(torch.randn(rows).double() if force else None)
+    u, dt, residual, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    bars = [torch.randn_like(x) for x in (u, dt, residual, motion)]
+    if not force:
+        bars[2] = None
     wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE.values()]
-    # A gradient is wanted only of what is there; `None` inputs stand for themselves in the schema.
-    if all(wanted[:3]):
-        opcheck(
-            torch.ops.ffrl_fast.field_backward.default,
-            (*arguments, *bars, grad_out, force_out, tape, wanted),
-        )
+    opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
+    if force:
+        opcheck(torch.ops.ffrl_fast.hj_loss.default, (*arguments, torch.rand_like(u), wanted))
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_opcheck_native_path(substeps: int) -> None:
+    bank = PotentialBank(2, 6, 9, dtype=torch.float64)
+    z, times = torch.randn(50, 6, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    with torch.no_grad():
+        conditioning = bank.conditioning(times)
+    index, shape = torch.randint(0, 2, (50,)), list(bank.shape.native)
+    arguments = (z, times, bank.theta.detach(), *conditioning, None, None, index, None, -1, shape, True, substeps, 0.5)
+    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
+    u, dt, residual, path, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    bars = [torch.randn_like(x) for x in (u, dt, residual, path)]
+    wanted = [True, False, True, True, True, False, False, False]
+    opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, path, tape, packed, wanted))
 
 
 def test_opcheck_reference() -> None:

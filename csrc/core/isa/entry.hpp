@@ -21,8 +21,15 @@ void backward(const Problem<T>& p, const Schedule& s, const Saved<T>& saved, con
   Engine<T>(p, s).backward(saved, bar, grads);
 }
 
+template <class T>
+void loss(const Problem<T>& p, const Schedule& s, const Loss<T>& loss, const Gradients<T>& grads) {
+  Engine<T>(p, s).loss(loss, grads);
+}
+
+template <class T>
+constexpr EntryPoints<T> kEntryPoints = {forward<T>, backward<T>, loss<T>};
+
 extern const Isa kIsa;
-const Isa kIsa = {
-    FFRL_STRINGIFY(FFRL_ISA), supported, {forward<float>, backward<float>}, {forward<double>, backward<double>}};
+const Isa kIsa = {FFRL_STRINGIFY(FFRL_ISA), supported, kEntryPoints<float>, kEntryPoints<double>};
 
 }  // namespace ffrl::FFRL_ISA

@@ -1,0 +1,132 @@
+"""``hj_loss``: value and gradients in one sweep equal those of the residual, squared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+
+from cases import Case, cases, make
+from ffrl_fast import hj_loss, hj_residual
+from ffrl_fast.tolerances import FLOAT64_AGAINST_ORACLE, relative_error
+
+
+def check(case: Case, weighted: bool, backend: str) -> None:
+    inputs = make(case)
+    weight = torch.rand(case.rows, dtype=torch.float64).requires_grad_() if weighted else None
+    leaves = list(inputs.differentiable.values()) + ([weight] if weight is not None else [])
+    residual = hj_residual(
+        inputs.z, inputs.t, inputs.bank, force=inputs.force, backend="reference", **inputs.selection
+    ).residual
+    exact = (residual.square() if weight is None else weight * residual.square()).mean()
+    found = hj_loss(
+        inputs.z, inputs.t, inputs.bank, force=inputs.force, weight=weight, backend=backend, **inputs.selection
+    )
+    assert relative_error(found, exact) < FLOAT64_AGAINST_ORACLE
+    for a, b in zip(
+        torch.autograd.grad(3 * found, leaves, allow_unused=True),
+        torch.autograd.grad(3 * exact, leaves, allow_unused=True),
+        strict=True,
+    ):
+        if a is None or b is None:
+            assert all(x is None or not x.any() for x in (a, b))
+        else:
+            assert relative_error(a, b) < FLOAT64_AGAINST_ORACLE
+
+
+@given(case=cases().filter(lambda case: case.rows > 0))
+def test_value_and_gradients(case: Case, backend: str) -> None:
+    check(case, case.seed % 2 == 0, backend)
+
+
+def test_many_rows(backend: str) -> None:
+    check(Case(65_537, 5, 7, potentials=3, selection="index", force=True), True, backend)
+
+
+def test_without_gradients(backend: str) -> None:
+    inputs = make(Case(50, 5, 7, potentials=3, selection="gates", force=True))
+    with torch.no_grad():
+        value = hj_loss(inputs.z, 0.5, inputs.bank, force=inputs.force, backend=backend, **inputs.selection)
+    exact = hj_residual(inputs.z, 0.5, inputs.bank, force=inputs.force, **inputs.selection).residual.square().mean()
+    assert not value.requires_grad
+    torch.testing.assert_close(value, exact.detach())
+
+
+def test_no_rows_is_nan_as_the_mean_of_nothing(backend: str) -> None:
+    inputs = make(Case(0, 5, 7))
+    assert hj_loss(inputs.z, 0.5, inputs.bank, backend=backend).isnan()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_paper_code_convention(weighted: bool, backend: str) -> None:
+    inputs = make(Case(12, 4, 5, force=True))
+    weight = torch.rand(12, dtype=torch.float64) if weighted else None
+    arguments: dict[str, Any] = {"force": inputs.force, "convention": "paper_code", "backend": backend}
+    residual = hj_residual(inputs.z, 0.5, inputs.bank, **arguments).residual
+    exact = residual.square() if weight is None else weight * residual.square()
+    torch.testing.assert_close(hj_loss(inputs.z, 0.5, inputs.bank, weight=weight, **arguments), exact.mean())
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "message"),
+    [
+        (torch.rand(5).double(), ValueError, r"weight: expected shape \(12,\), found \(5,\)"),
+        (torch.rand(12), TypeError, "weight: expected dtype torch.float64"),
+        (2.0, TypeError, "weight: expected a tensor, found float"),
+    ],
+    ids=["shape", "dtype", "type"],
+)
+def test_bad_weights(weight: Any, error: type[Exception], message: str, backend: str) -> None:
+    inputs = make(Case(12, 4, 5))
+    with pytest.raises(error, match=message):
+        hj_loss(inputs.z, 0.5, inputs.bank, weight=weight, backend=backend)
+
+
+def test_a_second_backward_on_the_native_backend_is_an_error() -> None:
+    inputs = make(Case(12, 4, 5))
+    value = hj_loss(inputs.z, 0.5, inputs.bank, backend="cpu")
+    (d_z,) = torch.autograd.grad(value, inputs.z, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"first order only.*backend='reference'"):
+        d_z.sum().backward()
+
+
+def test_compile_and_vmap(backend: str) -> None:
+    torch._dynamo.reset()
+    inputs = make(Case(12, 4, 5, potentials=2))
+
+    def loss(z: torch.Tensor) -> torch.Tensor:
+        return hj_loss(z, 0.5, inputs.bank, index=1, backend=backend)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    (found,) = torch.autograd.grad(compiled(inputs.z), inputs.bank.theta)
+    (exact,) = torch.autograd.grad(loss(inputs.z), inputs.bank.theta)
+    torch.testing.assert_close(found, exact)
+
+    batches = torch.randn(3, 12, 4, dtype=torch.float64)
+    by_batch = torch.func.vmap(torch.func.grad_and_value(loss))(batches)
+    for i in range(3):
+        for a, b in zip(torch.func.grad_and_value(loss)(batches[i]), by_batch, strict=True):
+            torch.testing.assert_close(b[i], a)
+
+
+def test_the_tape_of_a_long_path_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit activations are computed again: the same gradients from less memory."""
+    from ffrl_fast import integrate, native
+
+    inputs = make(Case(100, 9, 20, 2, 3, "gates", force=True))
+    times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        path = integrate(
+            inputs.z, times, inputs.bank, force=inputs.force, outputs=("residual",), substeps=2, backend="cpu",
+            **inputs.selection,
+        )  # fmt: skip
+        total = path.z.sum() + path.residual.square().sum()
+        return torch.autograd.grad(total, [inputs.z, inputs.bank.theta, inputs.force.theta])
+
+    kept = gradients()
+    monkeypatch.setattr(native, "TAPE_LIMIT", 0)
+    for a, b in zip(kept, gradients(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
