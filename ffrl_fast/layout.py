@@ -17,6 +17,9 @@ from torch import Tensor
 OutActivation = Literal["tanh", "identity"]
 TimeEmbedding = Literal["sinusoidal", "none", "separable"]
 
+# As csrc/core/layout.hpp numbers them.
+_NATIVE_TIME: dict[TimeEmbedding, int] = {"none": 0, "separable": 1, "sinusoidal": 2}
+
 
 class Weights(NamedTuple):
     """Views into ``theta``, stacked over K potentials; ``None`` where the time embedding has no such weight."""
@@ -72,8 +75,8 @@ class NetworkShape:
 
     @property
     def native(self) -> tuple[int, int, int, int]:
-        """(width, depth, output is tanh, separable in time): what the native operators are told besides D."""
-        return self.width, self.depth, int(self.out_activation == "tanh"), int(self.time_embedding == "separable")
+        """(width, depth, output is tanh, time embedding): what the native operators are told besides D."""
+        return self.width, self.depth, int(self.out_activation == "tanh"), _NATIVE_TIME[self.time_embedding]
 
     def unpack(self, theta: Tensor) -> Weights:
         """Views of ``theta`` (K, P) by name."""

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ffrl_fast import _core
+from ffrl_fast import _core, reference
+from ffrl_fast.layout import NetworkShape
 
 Tensors = tuple[Tensor, ...]
 
@@ -31,6 +32,7 @@ _INPUTS = (
     "Tensor? index, Tensor? gates, int potential, int[] shape, bool residual, int substeps, float step"
 )
 _NUM_INPUTS = 14
+_SINUSOIDAL = 2  # the number of this time embedding, csrc/core/layout.hpp
 # The inputs that have gradients, by their place among the inputs.
 _DIFFERENTIABLE = {"z": 0, "t": 1, "theta": 2, "tau": 3, "dtau": 4, "force_theta": 5, "force_tau": 6, "gates": 8}
 _GRADIENTS = ", ".join(f"Tensor d_{name}" for name in _DIFFERENTIABLE)
@@ -52,7 +54,9 @@ class Inputs(NamedTuple):
     z: Tensor  # (B, D)
     t: Tensor  # (1,) or (B,); with substeps ≥ 1 the N moments (N,)
     theta: Tensor  # (K, P)
-    tau: Tensor | None  # (K, times, H), or (1, times, H) of one potential
+    # (K, times, H), or (1, times, H) of one potential. With times that all rows share the engine computes them itself
+    # where they are None; where each row has its own they must be given.
+    tau: Tensor | None
     dtau: Tensor | None
     force_theta: Tensor | None
     force_tau: Tensor | None
@@ -84,14 +88,15 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
     rows = inputs.z.shape[0]
     many = inputs.theta.shape[0] if inputs.gates is not None else 1
     tape_row = packed = 0
-    for width, depth, derivatives in (
-        (*inputs.shape[:2], True),
-        *([(*inputs.shape[4:6], False)] if inputs.force_theta is not None else []),
-    ):
+    networks = [(inputs.shape[:4], inputs.tau, True)]
+    if inputs.force_theta is not None:
+        networks.append((inputs.shape[4:], inputs.force_tau, False))
+    for (width, depth, _, time), tau, derivatives in networks:
         hp, dp = _padded(width, dtype), _padded(dim, dtype)
         tape_row += many * (hp * (1 + depth * (2 if derivatives else 1)) + 1)
-        biases = shared * (2 if derivatives and inputs.dtau is not None else 1)
-        packed += dim * hp + width * (dp + 2 * depth * hp) + hp * (2 + depth + biases)
+        each, computed = (2 if derivatives else 1), time == _SINUSOIDAL and tau is None
+        time_arrays = 1 + (each if computed or tau is not None else 0) + (2 * each if computed else 0)
+        packed += dim * hp + width * (dp + 2 * depth * hp) + hp * (2 + depth + shared * time_arrays)
     if inputs.residual:
         tape_row += _padded(dim, dtype)
     return rows * moments * tape_row, packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
@@ -292,6 +297,17 @@ def _front(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
 
 
+def conditioning_of_rows(
+    t: Tensor, theta: Tensor, potential: int, dim: int, shape: list[int]
+) -> tuple[Tensor | None, Tensor | None]:
+    """τ and dτ/dt where every row has its own time ``t`` (B,): in plain PyTorch, differentiable."""
+    width, depth, _, time = shape
+    if time != _SINUSOIDAL:
+        return None, None
+    theta = theta if potential < 0 else theta[potential : potential + 1]
+    return reference.conditioning(t, theta, NetworkShape(dim, width, depth, time_embedding="sinusoidal"))
+
+
 def _fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
     """Mapped rows become rows: (N, B, D) → (N·B, D), and so for all that belongs to a row.
 
@@ -322,12 +338,22 @@ def _fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
     def rowwise(x: Tensor | None, dim: Any) -> Tensor | None:
         return None if x is None else _front(x, dim, size).flatten(0, 1)
 
+    t = inputs.t if shared else _front(inputs.t, dims.t, size).expand(-1, rows).flatten()
+    tau, dtau = conditioning(inputs.tau, dims.tau), conditioning(inputs.dtau, dims.dtau)
+    force_tau = conditioning(inputs.force_tau, dims.force_tau)
+    if not shared:
+        # The one time of each element is now a time of each of its rows.
+        if tau is None:
+            tau, dtau = conditioning_of_rows(t, inputs.theta, inputs.potential, inputs.z.shape[-1], inputs.shape[:4])
+        if inputs.force_theta is not None and force_tau is None:
+            of_force = (inputs.force_theta, inputs.potential, inputs.z.shape[-1], inputs.shape[4:])
+            force_tau = conditioning_of_rows(t, *of_force)[0]
     return inputs._replace(
         z=_front(inputs.z, dims.z, size).flatten(0, 1),
-        t=inputs.t if shared else _front(inputs.t, dims.t, size).expand(-1, rows).flatten(),
-        tau=conditioning(inputs.tau, dims.tau),
-        dtau=conditioning(inputs.dtau, dims.dtau),
-        force_tau=conditioning(inputs.force_tau, dims.force_tau),
+        t=t,
+        tau=tau,
+        dtau=dtau,
+        force_tau=force_tau,
         index=rowwise(inputs.index, dims.index),
         gates=rowwise(inputs.gates, dims.gates),
     )

@@ -23,7 +23,7 @@ T* at(Address address) {
 }
 
 /// One side of a problem, as ffrl_fast/native.py spells it: addresses of theta, τ, dτ/dt; stride of theta; how many
-/// potentials τ holds; D, width, depth, out_tanh, separable.
+/// potentials τ holds; D, width, depth, out_tanh, time embedding.
 template <class T>
 ffrl::Network<T> network(const py::tuple& n) {
   ffrl::Network<T> net;
@@ -32,7 +32,8 @@ ffrl::Network<T> network(const py::tuple& n) {
   net.dtau = at<const T>(n[2].cast<Address>());
   net.stride = n[3].cast<Int>();
   net.conditioned = n[4].cast<Int>();
-  net.shape = {n[5].cast<Int>(), n[6].cast<Int>(), n[7].cast<Int>(), n[8].cast<bool>(), n[9].cast<bool>()};
+  net.shape = {n[5].cast<Int>(), n[6].cast<Int>(), n[7].cast<Int>(), n[8].cast<bool>(),
+               static_cast<ffrl::TimeEmbedding>(n[9].cast<Int>())};
   return net;
 }
 
@@ -58,6 +59,8 @@ ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const p
   p.residual = c[14].cast<bool>();
   p.potential = network<T>(potential);
   if (!force.is_none()) p.force = network<T>(force.cast<py::tuple>());
+  if (p.row_times && (p.potential.computes_time() || (p.force && p.force.computes_time())))
+    throw py::value_error("tau: where every row has a time of its own, τ and dτ/dt must be given");
   return p;
 }
 
@@ -139,12 +142,14 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "layout",
       [](Int dim, Int width, Int depth) {
-        const ffrl::Layout at({dim, width, depth, true, true});
+        const ffrl::Layout at({dim, width, depth, true, ffrl::TimeEmbedding::none});
         return py::dict(py::arg("w_in") = at.w_in, py::arg("b_in") = at.b_in, py::arg("w_hid") = at.w_hid,
                         py::arg("b_hid") = at.b_hid, py::arg("w_out") = at.w_out, py::arg("b_out") = at.b_out,
-                        py::arg("energy") = at.energy);
+                        py::arg("energy") = at.energy, py::arg("w_time1") = at.w_time1,
+                        py::arg("b_time1") = at.b_time1, py::arg("w_time2") = at.w_time2,
+                        py::arg("b_time2") = at.b_time2);
       },
-      "Offsets of a potential's weights in its row of theta.");
+      "Offsets of a potential's weights in its row of theta; energy or w_time1 …, by the time embedding.");
   // The choice is made at import, so that a forced instruction set which cannot run is an error there and then.
   ffrl::isa();
 }

@@ -3,6 +3,8 @@
 
 #include <omp.h>
 
+#include "bank_gradients.hpp"
+#include "conditioning.hpp"
 #include "memory.hpp"
 #include "network_tile.hpp"
 #include "packed_bank.hpp"
@@ -87,23 +89,33 @@ class Engine {
   /// Everything that the threads of one call share.
   struct Team {
     Team(const Problem<T>& p, const Schedule& s, const Gradients<T>* grads, Carver& memory, Carver& packed)
-        : bank(p.potential, p, memory, packed),
-          force(p.force, p, memory, packed),
-          slots(p.potential.shape, grads ? count(s) : 0, sum_moments(p), grads && grads->theta, memory),
-          force_slots(p.force.shape, grads && p.force ? count(s) : 0, sum_moments(p), grads && grads->force_theta,
-                      memory),
+        : Team(p, s, grads ? *grads : Gradients<T>{}, grads ? static_cast<std::int64_t>(s.slot_potential.size()) : 0,
+               p.row_times ? 1 : p.moments, memory, packed) {}
+
+    Team(const Problem<T>& p, const Schedule& s, const Gradients<T>& grads, std::int64_t slot_count,
+         std::int64_t sum_moments, Carver& memory, Carver& packed)
+        : embedding(p.row_times ? 0 : p.moments, p.potential.shape.dim, memory),
+          bank(p.potential, p, true, memory, packed),
+          force(p.force, p, false, memory, packed),
+          slots(p.potential.shape, slot_count, sum_moments, grads.theta, memory),
+          force_slots(p.force.shape, p.force ? slot_count : 0, sum_moments, grads.force_theta, memory),
+          gradients(p.potential, p, s, {grads.theta, grads.tau, grads.dtau, grads.t}, memory),
+          force_gradients(p.force, p, s, {grads.force_theta, grads.force_tau, nullptr, grads.t}, memory),
           losses(memory.take<double>(s.threads)) {}
 
-    static std::int64_t count(const Schedule& s) { return static_cast<std::int64_t>(s.slot_potential.size()); }
-    static std::int64_t sum_moments(const Problem<T>& p) { return p.row_times ? 1 : p.moments; }
-
+    Embedding<T> embedding;
     PackedBank<T> bank, force;
     Slots<T> slots, force_slots;
+    BankGradients<T> gradients, force_gradients;
     double* losses;
   };
 
-  /// Units of weights whose gradients are summed as one piece of work.
-  static constexpr std::int64_t kReduceUnits = 16;
+  /// Runs f(piece) of two lists of pieces, shared out among the threads of the team; all wait for the last.
+  template <class First, class Second>
+  static void share(std::int64_t count, std::int64_t second_count, First first, Second second) {
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < count + second_count; ++i) i < count ? first(i) : second(i - count);
+  }
 
   /// Packs, runs `work` on every job and, with gradients, sums the slots; returns the sum of the threads' losses.
   template <class Work>
@@ -111,34 +123,24 @@ class Engine {
     // The carving is done twice: once to add up the sizes, once to place everything in one block.
     const int threads = s_.threads;
     Carver sizes, packed_sizes;
-    {
-      Team team(p_, s_, call.grads, sizes, packed_sizes);
-    }
+    { Team team(p_, s_, call.grads, sizes, packed_sizes); }
     const std::size_t shared = sizes.used(), packed_bytes = call.packed ? 0 : packed_sizes.used();
-    {
-      Thread thread(p_, sizes);
-    }
+    { Thread thread(p_, sizes); }
     const std::size_t each = sizes.used() - shared;
     char* block = static_cast<char*>(thread_scratch(shared + packed_bytes + each * threads));
     Carver carver(block), packed(call.packed ? reinterpret_cast<char*>(call.packed) : block + shared);
     Team team(p_, s_, call.grads, carver, packed);
     char* own = block + shared + packed_bytes;
-
-    const std::int64_t pieces = call.reuse ? 0 : team.bank.pieces();
-    const std::int64_t all_pieces = call.reuse ? 0 : pieces + team.force.pieces();
-    const std::int64_t blocks = (max_width() + kReduceUnits - 1) / kReduceUnits;
-    const std::int64_t reductions = call.grads ? p_.potentials * blocks : 0;
+    const bool computes_time = !p_.row_times && (p_.potential.computes_time() || (p_.force && p_.force.computes_time()));
+    if (computes_time && (!call.reuse || call.grads)) team.embedding.compute(p_.t);
 
 #pragma omp parallel num_threads(threads)
     {
       const int me = omp_get_thread_num();
-#pragma omp for schedule(static) nowait
-      for (std::int64_t i = 0; i < all_pieces; ++i)
-        i < pieces ? team.bank.pack_piece(i) : team.force.pack_piece(i - pieces);
+      if (!call.reuse) pack(team);
       Carver mine(own + each * me);
       Thread thread(p_, mine);
       thread.rows.clear(dim());
-#pragma omp barrier
       std::int64_t cleared = -1;
       for (std::int64_t j = s_.begin[me]; j < s_.begin[me + 1]; ++j) {
         const Job& job = s_.jobs[j];
@@ -152,19 +154,60 @@ class Engine {
         work(team, job, thread);
       }
       team.losses[me] = thread.loss;
+      if (call.grads) {
 #pragma omp barrier
-#pragma omp for schedule(static)
-      for (std::int64_t i = 0; i < reductions; ++i) reduce_piece(team, *call.grads, i / blocks, i % blocks);
+        reduce(team);
+      }
     }
+    if (call.grads && call.grads->t && !p_.row_times) sum_time(team, call.grads->t);
     double loss = 0;
     for (int i = 0; i < threads; ++i) loss += team.losses[i];
     return loss;
   }
 
-  std::int64_t max_width() const {
-    const std::int64_t force = p_.force ? p_.force.shape.width : 0;
-    return p_.potential.shape.width > force ? p_.potential.shape.width : force;
+  static void pack(const Team& team) {
+    share(
+        team.bank.pieces(), team.force.pieces(), [&](std::int64_t i) { team.bank.pack_piece(i); },
+        [&](std::int64_t i) { team.force.pack_piece(i); });
+    const std::int64_t count = team.bank.time_pieces(), force_count = team.force.time_pieces();
+    if (count + force_count == 0) return;
+    share(
+        count, force_count, [&](std::int64_t i) { team.bank.time_hidden(i, team.embedding); },
+        [&](std::int64_t i) { team.force.time_hidden(i, team.embedding); });
+    share(
+        count, force_count, [&](std::int64_t i) { team.bank.time_output(i); },
+        [&](std::int64_t i) { team.force.time_output(i); });
+    share(
+        count, force_count, [&](std::int64_t i) { team.bank.time_fold(i); },
+        [&](std::int64_t i) { team.force.time_fold(i); });
   }
+
+  static void reduce(const Team& team) {
+    const std::int64_t count = team.gradients.pieces(), force_count = team.force_gradients.pieces();
+    share(
+        count, force_count, [&](std::int64_t i) { team.gradients.sum_slots(i, team.bank, team.slots); },
+        [&](std::int64_t i) { team.force_gradients.sum_slots(i, team.force, team.force_slots); });
+    if (team.bank.time_pieces() + team.force.time_pieces() == 0) return;
+    share(
+        count, force_count, [&](std::int64_t i) { team.gradients.through_hidden_bias(i, team.bank); },
+        [&](std::int64_t i) { team.force_gradients.through_hidden_bias(i, team.force); });
+    share(
+        count, force_count, [&](std::int64_t i) { team.gradients.through_embedding(i, team.bank, team.embedding); },
+        [&](std::int64_t i) { team.force_gradients.through_embedding(i, team.force, team.embedding); });
+  }
+
+  /// dL/dt of the moments: through −E t from the slots, and through the engine's own conditioning.
+  void sum_time(const Team& team, T* time) const {
+    for (std::int64_t n = 0; n < p_.moments; ++n) {
+      T sum = T(0);
+      for (std::int64_t i = 0; i < team.slots.size(); ++i) sum += *team.slots.at(i, n).time;
+      for (std::int64_t i = 0; i < team.force_slots.size(); ++i) sum += *team.force_slots.at(i, n).time;
+      time[n] = sum;
+    }
+    if (team.bank.time_pieces()) team.gradients.add_time();
+    if (team.force.time_pieces()) team.force_gradients.add_time();
+  }
+
   std::int64_t dim() const { return p_.potential.shape.dim; }
   std::int64_t dim_padded() const { return padded<T>(dim()); }
 
@@ -219,18 +262,18 @@ class Engine {
     const std::int64_t h = shape.width, hp = padded<T>(h);
     TileConditioning<T> at;
     if (!p_.row_times) {
-      at.bias = w.bias + moment * hp;
-      at.dtau = w.dtau ? w.dtau + moment * hp : nullptr;
+      at.bias = w.time.bias + moment * hp;
+      at.dtau = w.time.dtau ? w.time.dtau + moment * hp : nullptr;
       return at;
     }
     at.bias = w.b_hid;
     // The scratch may have held rows of another width.
-    if (const T* tau = bank.tau(k, 0)) {
+    if (const T* tau = bank.given_tau(k, 0)) {
       __builtin_memset(rows.tau, 0, job.count * hp * sizeof(T));
       gather(job, tau, h, h, rows.tau);
       at.tau = rows.tau;
     }
-    if (const T* dtau = bank.dtau(k, 0)) {
+    if (const T* dtau = bank.given_dtau(k, 0)) {
       __builtin_memset(rows.dtau, 0, job.count * hp * sizeof(T));
       gather(job, dtau, h, h, rows.dtau);
       at.dtau = rows.dtau;
@@ -492,100 +535,6 @@ class Engine {
     __builtin_memset(rows.grad_bar, 0, job.count * dim_padded() * sizeof(T));
     differentiate(team, job, 0, t, keep, grads, true, true);
     scatter(job, rows.d_z, grads.z);
-  }
-
-  // --------------------------------------------------------------------------------------------------------- reduction
-
-  /// Sums the slots of potential k, in the order of the slots, for one block of units.
-  void reduce_piece(Team& team, const Gradients<T>& grads, std::int64_t k, std::int64_t block) const {
-    reduce_network(team.bank, team.slots, p_.potential, k, block, grads.theta, grads.tau, grads.dtau);
-    if (p_.force)
-      reduce_network(team.force, team.force_slots, p_.force, k, block, grads.force_theta, grads.force_tau, nullptr);
-    if (k == 0 && block == 0 && grads.t && !p_.row_times)
-      for (std::int64_t n = 0; n < p_.moments; ++n) {
-        T sum = T(0);
-        for (std::int64_t i = 0; i < team.slots.size(); ++i) sum += *team.slots.at(i, n).time;
-        for (std::int64_t i = 0; i < team.force_slots.size(); ++i) sum += *team.force_slots.at(i, n).time;
-        grads.t[n] = sum;
-      }
-  }
-
-  void reduce_network(const PackedBank<T>& bank, const Slots<T>& slots, const Network<T>& net, std::int64_t k,
-                      std::int64_t block, T* theta_out, T* tau_out, T* dtau_out) const {
-    const NetworkShape& s = net.shape;
-    const std::int64_t h = s.width, hp = padded<T>(h), d = s.dim, dp = padded<T>(d), l = s.depth;
-    const std::int64_t from = block * kReduceUnits, to = from + kReduceUnits < h ? from + kReduceUnits : h;
-    const bool used = p_.selected < 0 || p_.selected == k;
-    if (theta_out) {
-      T* theta = theta_out + k * net.stride;
-      const Layout at(s);
-      for (std::int64_t n = from; n < to; ++n) {
-        __builtin_memset(theta + at.w_in + n * d, 0, d * sizeof(T));
-        theta[at.b_in + n] = theta[at.w_out + n] = T(0);
-        for (std::int64_t i = 0; i < l; ++i) {
-          __builtin_memset(theta + at.w_hid + (i * h + n) * h, 0, h * sizeof(T));
-          theta[at.b_hid + i * h + n] = T(0);
-        }
-      }
-      if (block == 0) __builtin_memset(theta + at.b_out, 0, (net.stride - at.b_out) * sizeof(T));
-      for (std::int64_t slot = 0; slot < slots.size(); ++slot) {
-        if (s_.slot_potential[slot] != k) continue;
-        const WeightSums<T> sums = slots.at(slot, 0);
-        for (std::int64_t n = from; n < to; ++n) {
-          theta[at.b_in + n] += sums.b_in[n];
-          theta[at.w_out + n] += sums.w_out[n];
-          for (std::int64_t i = 1; i < l; ++i) theta[at.b_hid + i * h + n] += sums.b_hid[i * hp + n];
-          if (sums.fresh) continue;
-          add(d, sums.w_in + n * dp, theta + at.w_in + n * d);
-          for (std::int64_t i = 0; i < l; ++i)
-            add(h, sums.w_hid + (i * h + n) * hp, theta + at.w_hid + (i * h + n) * h);
-        }
-        if (block == 0) {
-          theta[at.b_out] += *sums.b_out;
-          if (s.separable) theta[at.energy] += *sums.energy;
-        }
-      }
-      for (std::int64_t moment = 0; moment < slots.moments(); ++moment)
-        for (std::int64_t n = from; n < to; ++n) {
-          const T b = first_bias_gradient(slots, k, moment, n);
-          theta[at.b_hid + n] += b;
-          // Where all rows share a time the tile read a where the formula reads a + τ: dW_1 += db_1 τᵀ.
-          if (const T* tau = used && !p_.row_times ? bank.tau(k, moment) : nullptr)
-            for (std::int64_t j = 0; j < h; ++j) theta[at.w_hid + n * h + j] += b * tau[j];
-        }
-    }
-    if (p_.row_times || !used) return;
-    const std::int64_t place = (net.conditioned > 1 ? k : 0) * p_.moments;
-    for (std::int64_t moment = 0; moment < p_.moments; ++moment) {
-      if (dtau_out && bank.dtau(k, moment))
-        for (std::int64_t n = from; n < to; ++n) {
-          T sum = T(0);
-          for (std::int64_t slot = 0; slot < slots.size(); ++slot)
-            if (s_.slot_potential[slot] == k) sum += slots.at(slot, moment).dtau[n];
-          dtau_out[(place + moment) * h + n] = sum;
-        }
-      // dL/dτ = W_1ᵀ db_1
-      if (tau_out) {
-        T* out = tau_out + (place + moment) * h;
-        for (std::int64_t n = from; n < to; ++n) out[n] = T(0);
-        const T* w = net.theta + k * net.stride + Layout(s).w_hid;
-        for (std::int64_t i = 0; i < h; ++i) {
-          const T b = first_bias_gradient(slots, k, moment, i);
-          for (std::int64_t n = from; n < to; ++n) out[n] += w[i * h + n] * b;
-        }
-      }
-    }
-  }
-
-  T first_bias_gradient(const Slots<T>& slots, std::int64_t k, std::int64_t moment, std::int64_t n) const {
-    T sum = T(0);
-    for (std::int64_t slot = 0; slot < slots.size(); ++slot)
-      if (s_.slot_potential[slot] == k) sum += slots.at(slot, moment).b_first[n];
-    return sum;
-  }
-
-  static void add(std::int64_t n, const T* from, T* to) {
-    for (std::int64_t i = 0; i < n; ++i) to[i] += from[i];
   }
 
   const Problem<T>& p_;

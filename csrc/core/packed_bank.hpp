@@ -1,6 +1,7 @@
-// The weights of all networks of a bank, packed into panels in both orientations.
+// The weights of all networks of a bank, packed into panels in both orientations, with their time conditioning.
 #pragma once
 
+#include "conditioning.hpp"
 #include "layout.hpp"
 #include "memory.hpp"
 #include "multiply.hpp"
@@ -8,14 +9,13 @@
 
 namespace ffrl::FFRL_ISA {
 
-/// Weights of one potential; vectors padded with zeros.
+/// Weights of one network; vectors padded with zeros.
 template <class T>
 struct PackedNetwork {
   Panels<T> in, in_transposed;     // z → W_in z and g → W_inᵀ g
   Panels<T>*hid, *hid_transposed;  // L of each
   T *b_in, *b_hid, *w_out;         // (Hp,), (L, Hp), (Hp,)
-  // Where all rows share one time, by moment (N, Hp): the first hidden bias with W_1 τ in it, and dτ/dt.
-  T *bias, *dtau;
+  Conditioning<T> time;            // where all rows share their times
   T b_out, energy;
 };
 
@@ -23,7 +23,7 @@ struct PackedNetwork {
 template <class T>
 class PackedBank {
  public:
-  PackedBank(const Network<T>& net, const Problem<T>& p, Carver& memory, Carver& data)
+  PackedBank(const Network<T>& net, const Problem<T>& p, bool derivatives, Carver& memory, Carver& data)
       : net_(net),
         times_(p.times()),
         moments_(p.row_times ? 0 : p.moments),
@@ -37,7 +37,8 @@ class PackedBank {
       T* in = data.take<T>(panels_size<T>(s.dim, h));
       T* in_transposed = data.take<T>(panels_size<T>(h, s.dim));
       T* hid = data.take<T>(2 * l * panels_size<T>(h, h));
-      T* vectors = data.take<T>(hp * (2 + l + moments_ * (net.dtau ? 2 : 1)));
+      T* vectors = data.take<T>(hp * (2 + l));
+      T* time = data.take<T>(moments_ * hp * time_arrays(net, derivatives));
       if (!networks_) continue;
       PackedNetwork<T>& w = networks_[i];
       w.in = {in, s.dim, hp / kLanes<T>};
@@ -48,69 +49,89 @@ class PackedBank {
       w.b_in = vectors;
       w.w_out = vectors + hp;
       w.b_hid = vectors + 2 * hp;
-      w.bias = w.b_hid + l * hp;
-      w.dtau = net.dtau ? w.bias + moments_ * hp : nullptr;
-      const T* theta = net_.theta + (first_ + i) * net_.stride;
-      w.b_out = theta[Layout(s).b_out];
-      w.energy = s.separable ? theta[Layout(s).energy] : T(0);
+      w.time = Conditioning<T>(time, moments_ * hp, net.tau != nullptr, net.computes_time(), derivatives);
+      const T* row = theta(first_ + i);
+      w.b_out = row[Layout(s).b_out];
+      w.energy = s.separable() ? row[Layout(s).energy] : T(0);
     }
   }
 
   const PackedNetwork<T>& operator[](std::int64_t potential) const { return networks_[potential - first_]; }
+  const T* theta(std::int64_t potential) const { return net_.theta + potential * net_.stride; }
 
-  /// Pieces of work that threads may share.
+  /// Pieces of packing that threads may share.
   std::int64_t pieces() const { return count_ * (3 + 2 * net_.shape.depth); }
 
   void pack_piece(std::int64_t piece) const {
     const NetworkShape& s = net_.shape;
     const Layout at(s);
     const std::int64_t h = s.width, d = s.dim, each = 3 + 2 * s.depth, i = piece / each, part = piece % each;
-    const T* theta = net_.theta + (first_ + i) * net_.stride;
+    const T* row = theta(first_ + i);
     const PackedNetwork<T>& w = networks_[i];
     if (part == 0)
-      pack<T>(theta + at.w_in, 1, d, w.in, h);
+      pack<T>(row + at.w_in, 1, d, w.in, h);
     else if (part == 1)
-      pack<T>(theta + at.w_in, d, 1, w.in_transposed, d);
+      pack<T>(row + at.w_in, d, 1, w.in_transposed, d);
     else if (part == 2)
-      pack_vectors(theta, at, first_ + i, w);
+      pack_vectors(row, at, first_ + i, w);
     else if (part < 3 + s.depth)
-      pack<T>(theta + at.w_hid + (part - 3) * h * h, 1, h, w.hid[part - 3], h);
+      pack<T>(row + at.w_hid + (part - 3) * h * h, 1, h, w.hid[part - 3], h);
     else
-      pack<T>(theta + at.w_hid + (part - 3 - s.depth) * h * h, h, 1, w.hid_transposed[part - 3 - s.depth], h);
+      pack<T>(row + at.w_hid + (part - 3 - s.depth) * h * h, h, 1, w.hid_transposed[part - 3 - s.depth], h);
   }
 
-  /// τ and dτ/dt (H,) of potential k at time i, unpadded; null where there is none.
-  const T* tau(std::int64_t k, std::int64_t i) const { return conditioning(net_.tau, k, i); }
-  const T* dtau(std::int64_t k, std::int64_t i) const { return conditioning(net_.dtau, k, i); }
+  /// The three stages of the conditioning, in pieces of a block of units of one network each.
+  std::int64_t time_pieces() const {
+    return moments_ && (net_.tau || net_.computes_time()) ? count_ * unit_blocks(net_.shape.width) : 0;
+  }
+  void time_hidden(std::int64_t piece, const Embedding<T>& embedding) const {
+    if (!net_.computes_time()) return;
+    block_of(piece, [&](const PackedNetwork<T>& w, const T* row, std::int64_t from, std::int64_t to) {
+      w.time.hidden(net_.shape, row, embedding, moments_, from, to);
+    });
+  }
+  void time_output(std::int64_t piece) const {
+    if (!net_.computes_time()) return;
+    block_of(piece, [&](const PackedNetwork<T>& w, const T* row, std::int64_t from, std::int64_t to) {
+      w.time.output(net_.shape, row, moments_, from, to);
+    });
+  }
+  void time_fold(std::int64_t piece) const {
+    block_of(piece, [&](const PackedNetwork<T>& w, const T* row, std::int64_t from, std::int64_t to) {
+      w.time.fold(net_.shape, row, moments_, from, to);
+    });
+  }
+
+  /// τ and dτ/dt (H,) given by the caller for potential k at time i, unpadded; null where there is none.
+  const T* given_tau(std::int64_t k, std::int64_t i) const { return given(net_.tau, k, i); }
+  const T* given_dtau(std::int64_t k, std::int64_t i) const { return given(net_.dtau, k, i); }
 
  private:
-  const T* conditioning(const T* of, std::int64_t k, std::int64_t i) const {
+  const T* given(const T* of, std::int64_t k, std::int64_t i) const {
     return of ? of + ((net_.conditioned > 1 ? k : 0) * times_ + i) * net_.shape.width : nullptr;
   }
 
-  void pack_vectors(const T* theta, const Layout& at, std::int64_t k, const PackedNetwork<T>& w) const {
-    const NetworkShape& s = net_.shape;
-    const std::int64_t h = s.width, hp = padded<T>(h);
-    copy_padded(theta + at.b_in, h, w.b_in);
-    copy_padded(theta + at.w_out, h, w.w_out);
-    for (std::int64_t l = 0; l < s.depth; ++l) copy_padded(theta + at.b_hid + l * h, h, w.b_hid + l * hp);
-    for (std::int64_t n = 0; n < moments_; ++n) {
-      copy_padded(w.b_hid, h, w.bias + n * hp);
-      // W_1 (a + τ) + b = W_1 a + (b + W_1 τ): a time that all rows share costs nothing in the tile.
-      if (const T* shift = tau(k, n))
-        for (std::int64_t i = 0; i < h; ++i) w.bias[n * hp + i] += precise_dot(h, theta + at.w_hid + i * h, shift);
-      if (w.dtau) copy_padded(dtau(k, n), h, w.dtau + n * hp);
-    }
+  template <class F>
+  void block_of(std::int64_t piece, F f) const {
+    const std::int64_t h = net_.shape.width, blocks = unit_blocks(h), i = piece / blocks;
+    const std::int64_t from = piece % blocks * kUnits, to = from + kUnits < h ? from + kUnits : h;
+    f(networks_[i], theta(first_ + i), from, to);
   }
 
-  /// In double: an error here would be the same in every row, and sums over rows would not average it out.
-  static double precise_dot(std::int64_t n, const T* x, const T* y) {
-    double parts[8] = {};
-    std::int64_t i = 0;
-    for (; i + 8 <= n; i += 8)
-      for (int j = 0; j < 8; ++j) parts[j] += double(x[i + j]) * double(y[i + j]);
-    for (; i < n; ++i) parts[0] += double(x[i]) * double(y[i]);
-    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  void pack_vectors(const T* row, const Layout& at, std::int64_t k, const PackedNetwork<T>& w) const {
+    const NetworkShape& s = net_.shape;
+    const std::int64_t h = s.width, hp = padded<T>(h);
+    copy_padded(row + at.b_in, h, w.b_in);
+    copy_padded(row + at.w_out, h, w.w_out);
+    for (std::int64_t l = 0; l < s.depth; ++l) copy_padded(row + at.b_hid + l * h, h, w.b_hid + l * hp);
+    // All of it, so that the padding is zero.
+    for (T* of : {w.time.tau, w.time.dtau, w.time.q, w.time.dq, w.time.y, w.time.dy})
+      if (of) __builtin_memset(of, 0, moments_ * hp * sizeof(T));
+    for (std::int64_t n = 0; n < moments_; ++n) {
+      copy_padded(w.b_hid, h, w.time.bias + n * hp);
+      if (net_.tau) copy_padded(given_tau(k, n), h, w.time.tau + n * hp);
+      if (net_.dtau) copy_padded(given_dtau(k, n), h, w.time.dtau + n * hp);
+    }
   }
 
   static void copy_padded(const T* from, std::int64_t n, T* to) {

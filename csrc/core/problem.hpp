@@ -21,6 +21,9 @@ struct Network {
   std::int64_t conditioned = 1;  // K, or 1 where one potential was selected
 
   explicit operator bool() const { return theta != nullptr; }
+
+  /// The engine computes τ itself unless the caller gave it, as it must where every row has a time of its own.
+  bool computes_time() const { return shape.time == TimeEmbedding::sinusoidal && !tau; }
 };
 
 template <class T>
@@ -81,7 +84,7 @@ struct Saved {
 template <class T>
 struct Gradients {
   T* z = nullptr;            // (B, D)
-  T* t = nullptr;            // as t: of the explicit dependence −E t alone; the embedding's goes through τ
+  T* t = nullptr;            // as t; through a τ that the caller gave nothing is added
   T* theta = nullptr;        // (K, stride)
   T* tau = nullptr;          // (conditioned, times, H); with row_times it must come zeroed
   T* dtau = nullptr;         // likewise
@@ -129,20 +132,28 @@ std::int64_t tape_size(const Problem<T>& p) {
   return p.rows * p.moments * (tape_row(p) + tape_values_row(p));
 }
 
-/// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors,
-/// and for each moment that all rows share a bias and dτ/dt.
+/// Vectors (Hp,) a moment of the conditioning that all rows share (conditioning.hpp).
 template <class T>
-std::int64_t packed_network_size(const Network<T>& net, std::int64_t shared_moments) {
+std::int64_t time_arrays(const Network<T>& net, bool derivatives) {
+  const std::int64_t each = derivatives ? 2 : 1;
+  return 1 + (net.tau || net.computes_time() ? each : 0) + (net.computes_time() ? 2 * each : 0);
+}
+
+/// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors, and
+/// the conditioning at the moments that all rows share.
+template <class T>
+std::int64_t packed_network_size(const Network<T>& net, std::int64_t moments, bool derivatives) {
   const NetworkShape& s = net.shape;
   const std::int64_t hp = padded<T>(s.width), dp = padded<T>(s.dim);
-  return s.dim * hp + s.width * (dp + 2 * s.depth * hp) + hp * (2 + s.depth + shared_moments * (net.dtau ? 2 : 1));
+  return s.dim * hp + s.width * (dp + 2 * s.depth * hp) +
+         hp * (2 + s.depth + moments * time_arrays(net, derivatives));
 }
 
 template <class T>
 std::int64_t packed_size(const Problem<T>& p) {
   const std::int64_t moments = p.row_times ? 0 : p.moments;
   return (p.selected >= 0 ? 1 : p.potentials) *
-         (packed_network_size(p.potential, moments) + (p.force ? packed_network_size(p.force, moments) : 0));
+         (packed_network_size(p.potential, moments, true) + (p.force ? packed_network_size(p.force, moments, false) : 0));
 }
 
 }  // namespace ffrl

@@ -13,12 +13,16 @@ _ABLE = Verdict(True, f"C++ row tiles, {_core.isa()}; gradients of first order")
 
 def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
     bank, force, selection = call.bank, call.force, call.selection
-    tau, dtau = call.conditioning(bank)
+    tau = dtau = force_theta = force_tau = None
     shape = list(bank.shape.native)
-    force_theta = force_tau = None
+    row_times = motion is None and call.t.shape[0] > 1
+    if row_times:
+        tau, dtau = call.conditioning(bank)
     if force is not None:
-        force_theta, force_tau = force.theta, call.conditioning(force)[0]
+        force_theta = force.theta
         shape += force.shape.native
+        if row_times:
+            force_tau = call.conditioning(force)[0]
     return native.Inputs(
         call.z,
         call.t,

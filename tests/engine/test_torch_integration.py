@@ -72,8 +72,10 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
     t = inputs.t.detach().reshape(-1)
     one = inputs.selection["index"] if selection == "int" else None
     with torch.no_grad():
-        tau, dtau = inputs.bank.conditioning(t, one)
-        force_tau = inputs.force.conditioning(t, one)[0] if inputs.force is not None else None
+        tau = dtau = force_tau = None
+        if per_row_time:
+            tau, dtau = inputs.bank.conditioning(t, one)
+            force_tau = inputs.force.conditioning(t, one)[0] if inputs.force is not None else None
     shape = list(inputs.bank.shape.native) + (list(inputs.force.shape.native) if inputs.force is not None else [])
     return (
         inputs.z.detach(),

@@ -1,0 +1,170 @@
+// The time conditioning of a bank at the moments that all rows share:
+//     τ(t) = W_2 GELU(W_1 PE(t) + b_1) + b_2   and   dτ/dt.
+// It is as large as one row a moment, so its weights are read where they lie, unpacked, a block of units at a time.
+#pragma once
+
+#include "elementary.hpp"
+#include "layout.hpp"
+#include "memory.hpp"
+#include "simd.hpp"
+
+namespace ffrl::FFRL_ISA {
+
+/// Units of a layer whose conditioning, or whose weight gradients, are one piece of work for a thread.
+inline constexpr std::int64_t kUnits = 16;
+
+constexpr std::int64_t unit_blocks(std::int64_t width) { return (width + kUnits - 1) / kUnits; }
+
+template <class T>
+FFRL_INLINE T dot(std::int64_t n, const T* x, const T* y) {
+  Vec<T> a{}, b{};
+  std::int64_t i = 0;
+  for (; i + 2 * kLanes<T> <= n; i += 2 * kLanes<T>) {
+    a += load(x + i) * load(y + i);
+    b += load(x + i + kLanes<T>) * load(y + i + kLanes<T>);
+  }
+  T sum = horizontal_sum<T>(a + b);
+  for (; i < n; ++i) sum += x[i] * y[i];
+  return sum;
+}
+
+/// PE(t), its derivative and second derivative at N moments: sines, then cosines, of t·rate; an odd last entry is 0.
+template <class T>
+class Embedding {
+ public:
+  Embedding(std::int64_t moments, std::int64_t dim, Carver& memory) : moments_(moments), dim_(dim) {
+    const std::int64_t half = padded<T>(dim / 2);
+    rate_ = memory.take<T>(half);
+    sin_ = memory.take<T>(half);
+    cos_ = memory.take<T>(half);
+    for (T** of : {&value_, &first_, &second_}) *of = memory.take<T>(moments * padded<T>(dim));
+  }
+
+  void compute(const T* t) const {
+    const std::int64_t half = dim_ / 2, dp = padded<T>(dim_);
+    for (std::int64_t i = 0; i < padded<T>(half); ++i)
+      rate_[i] = i < half ? static_cast<T>(__builtin_exp(-9.210340371976182736 * i / (half > 1 ? half - 1 : 1))) : T(0);
+    for (std::int64_t n = 0; n < moments_; ++n) {
+      for (std::int64_t i = 0; i < padded<T>(half); i += kLanes<T>) {
+        Vec<T> sin, cos;
+        sincos<T>(t[n] * load(rate_ + i), sin, cos);
+        store(sin_ + i, sin);
+        store(cos_ + i, cos);
+      }
+      T *value = value_ + n * dp, *first = first_ + n * dp, *second = second_ + n * dp;
+      for (std::int64_t i = 0; i < half; ++i) {
+        const T rate = rate_[i], sin = sin_[i], cos = cos_[i];
+        value[i] = sin;
+        value[half + i] = cos;
+        first[i] = rate * cos;
+        first[half + i] = -rate * sin;
+        second[i] = -rate * rate * sin;
+        second[half + i] = -rate * rate * cos;
+      }
+      for (std::int64_t i = 2 * half; i < dp; ++i) value[i] = first[i] = second[i] = T(0);
+    }
+  }
+
+  const T* value(std::int64_t moment) const { return value_ + moment * padded<T>(dim_); }
+  const T* first(std::int64_t moment) const { return first_ + moment * padded<T>(dim_); }
+  const T* second(std::int64_t moment) const { return second_ + moment * padded<T>(dim_); }
+
+ private:
+  std::int64_t moments_, dim_;
+  T *rate_, *sin_, *cos_, *value_, *first_, *second_;
+};
+
+/// GELU(q) = q Φ(q) and its first two derivatives.
+template <class T>
+struct Gelu {
+  Vec<T> value, first, second;
+
+  explicit FFRL_INLINE Gelu(Vec<T> q) {
+    const Vec<T> cdf = normal_cdf<T>(q), pdf = T(0.398942280401432677940) * exp<T>(T(-0.5) * q * q);
+    value = q * cdf;
+    first = cdf + q * pdf;
+    second = pdf * (T(2) - q * q);
+  }
+};
+
+/// The conditioning of one network at N moments, (N, Hp) each. Null where a network has none, dtau, dq and dy also where
+/// no derivative is wanted; q … dy only where the engine computes it itself.
+template <class T>
+struct Conditioning {
+  T *bias;         // the first hidden bias with W_1 τ in it
+  T *tau, *dtau;   // τ, dτ/dt
+  T *q, *dq;       // W_1 PE + b_1 and its derivative
+  T *y, *dy;       // GELU(q) and its derivative
+
+  Conditioning() = default;
+  Conditioning(T* memory, std::int64_t size, bool given, bool computed, bool derivatives) {
+    const auto next = [&](bool there) {
+      if (!there) return static_cast<T*>(nullptr);
+      T* at = memory;
+      memory += size;
+      return at;
+    };
+    const bool any = given || computed;
+    bias = next(true);
+    tau = next(any);
+    dtau = next(any && derivatives);
+    q = next(computed);
+    y = next(computed);
+    dq = next(computed && derivatives);
+    dy = next(computed && derivatives);
+  }
+
+  /// q, GELU(q) and their derivatives, of units from … to.
+  void hidden(const NetworkShape& s, const T* theta, const Embedding<T>& embedding, std::int64_t moments,
+              std::int64_t from, std::int64_t to) const {
+    const std::int64_t hp = padded<T>(s.width);
+    const Layout at(s);
+    for (std::int64_t i = from; i < to; ++i)
+      for (std::int64_t n = 0; n < moments; ++n) {
+        const T* w = theta + at.w_time1 + i * s.dim;
+        q[n * hp + i] = theta[at.b_time1 + i] + dot(s.dim, w, embedding.value(n));
+        if (dq) dq[n * hp + i] = dot(s.dim, w, embedding.first(n));
+      }
+    for (std::int64_t n = 0; n < moments; ++n)
+      for (std::int64_t i = n * hp + from; i < n * hp + padded<T>(to); i += kLanes<T>) {
+        const Gelu<T> gelu(load(q + i));
+        store(y + i, gelu.value);
+        if (dq) store(dy + i, gelu.first * load(dq + i));
+      }
+  }
+
+  /// τ and dτ/dt, of units from … to.
+  void output(const NetworkShape& s, const T* theta, std::int64_t moments, std::int64_t from, std::int64_t to) const {
+    const std::int64_t hp = padded<T>(s.width);
+    const Layout at(s);
+    for (std::int64_t i = from; i < to; ++i)
+      for (std::int64_t n = 0; n < moments; ++n) {
+        const T* w = theta + at.w_time2 + i * s.width;
+        tau[n * hp + i] = theta[at.b_time2 + i] + dot(s.width, w, y + n * hp);
+        if (dtau) dtau[n * hp + i] = dot(s.width, w, dy + n * hp);
+      }
+  }
+
+  /// W_1 (a + τ) + b = W_1 a + (b + W_1 τ): a time that all rows share costs nothing in the tile.
+  void fold(const NetworkShape& s, const T* theta, std::int64_t moments, std::int64_t from, std::int64_t to) const {
+    const std::int64_t hp = padded<T>(s.width);
+    const Layout at(s);
+    for (std::int64_t i = from; i < to; ++i)
+      for (std::int64_t n = 0; n < moments; ++n)
+        bias[n * hp + i] = static_cast<T>(theta[at.b_hid + i] +
+                                          precise_dot(s.width, theta + at.w_hid + i * s.width, tau + n * hp));
+  }
+
+ private:
+  /// In double: an error here would be the same in every row, and sums over rows would not average it out.
+  static double precise_dot(std::int64_t n, const T* x, const T* y) {
+    double parts[8] = {};
+    std::int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+      for (int j = 0; j < 8; ++j) parts[j] += double(x[i + j]) * double(y[i + j]);
+    for (; i < n; ++i) parts[0] += double(x[i]) * double(y[i]);
+    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  }
+};
+
+}  // namespace ffrl::FFRL_ISA
