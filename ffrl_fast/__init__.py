@@ -2,7 +2,7 @@
 
 import torch as _torch  # noqa: F401  - first, so that the native module binds to torch's OpenMP library
 
-from ffrl_fast.backends import backends, explain, use_backend
+from ffrl_fast.backends import HJGradients, backends, explain, use_backend
 from ffrl_fast.bank import PotentialBank
 from ffrl_fast.operators import (
     FlowPath,
@@ -12,12 +12,14 @@ from ffrl_fast.operators import (
     hj_residual,
     integrate,
     potential_field,
+    value_and_grad,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FlowPath",
+    "HJGradients",
     "HJResidual",
     "PotentialBank",
     "PotentialField",
@@ -28,4 +30,5 @@ __all__ = [
     "integrate",
     "potential_field",
     "use_backend",
+    "value_and_grad",
 ]

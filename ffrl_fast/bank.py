@@ -33,6 +33,9 @@ class PotentialBank(nn.Module):
             "none": u(z), τ = 0;
             "separable": u(z, t) = S(z) − E t, Hamilton's characteristic function, E one learned scalar a potential.
 
+    To condition on time in another way, override :meth:`conditioning`; τ and dτ/dt may then depend on parameters of
+    the subclass, whose gradients flow.
+
     The one parameter ``theta`` (K, P) holds all weights; :meth:`weights` gives views by name. Weights start as those
     of ``torch.nn.Linear``, E at 0.
 
@@ -64,6 +67,8 @@ class PotentialBank(nn.Module):
             if choice not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, found {choice!r}")
         self.num_potentials = num_potentials
+        #: A subclass conditions on time in its own way; the native engine then asks it for τ and dτ/dt.
+        self.has_own_conditioning = type(self).conditioning is not PotentialBank.conditioning
         self.shape = NetworkShape(dim, width, depth, out_activation, time_embedding)
         self.theta = nn.Parameter(torch.empty(num_potentials, self.shape.num_parameters, device=device, dtype=dtype))
         self.reset_parameters()

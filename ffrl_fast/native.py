@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import _core, reference
+from ffrl_fast.backends.interface import HJGradients
 from ffrl_fast.layout import NetworkShape
 
 Tensors = tuple[Tensor, ...]
@@ -560,3 +561,12 @@ def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
         return _HJLoss.apply(*inputs, weight, wanted)[0]
     square = evaluate(inputs).residual.square()
     return square.mean() if weight is None else (weight * square).mean()
+
+
+def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+    """Value and gradients without autograd, by one direct call into the engine."""
+    wanted = [True, False, True, False, False, inputs.force_theta is not None, False, inputs.gates is not None]
+    value, _, z, _, theta, _, _, force, _, gates = _hj_loss_cpu(*inputs, weight, wanted)
+    return value, HJGradients(
+        z, theta, None if inputs.force_theta is None else force, None if inputs.gates is None else gates
+    )

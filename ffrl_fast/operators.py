@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import arguments, reference
-from ffrl_fast.backends import Call, Motion, choose
+from ffrl_fast.backends import Call, HJGradients, Motion, choose
 from ffrl_fast.bank import PotentialBank
 
 Convention = Literal["per_sample", "paper_code"]
@@ -166,6 +166,43 @@ def hj_loss(
     force = arguments.check_force(force, bank)
     call = Call(z, times, bank, selection, force=force, with_residual=True)
     return choose(call.request("hj_loss"), backend).hj_loss(call, weight)
+
+
+def value_and_grad(
+    z: Tensor,
+    t: float | Tensor,
+    bank: PotentialBank,
+    *,
+    loss: Literal["hj"] = "hj",
+    force: PotentialBank | None = None,
+    index: int | Tensor | None = None,
+    gates: Tensor | None = None,
+    weight: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, HJGradients]:
+    """The value of :func:`hj_loss` and its gradients without autograd, for tight loops and for other frameworks.
+
+    Args:
+        loss: "hj", the loss of :func:`hj_loss`.
+        z, t, bank, force, index, gates, weight, backend: as there. Nothing needs ``requires_grad``.
+
+    Returns:
+        The value () and its gradients: of z (B, D), of ``bank.theta`` (K, P) and, where given, of ``force.theta`` and
+        of gates. Gradients of t and weight, and of the parameters of a subclass's own conditioning, are not among them.
+
+    Raises:
+        As :func:`hj_loss`.
+    """
+    arguments.check_bank("bank", bank)
+    if loss != "hj":
+        raise ValueError(f"loss: expected 'hj', found {loss!r}")
+    arguments.check_rows("z", z, bank)
+    rows = z.shape[0]
+    times = arguments.check_times("t", t, rows, bank)
+    selection = arguments.check_selection(index, gates, rows, bank)
+    call = Call(z, times, bank, selection, force=arguments.check_force(force, bank), with_residual=True)
+    weight = arguments.check_weight(weight, rows, bank)
+    return choose(call.request("hj_loss"), backend).hj_value_and_grad(call, weight)
 
 
 def integrate(

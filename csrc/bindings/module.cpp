@@ -145,9 +145,8 @@ PYBIND11_MODULE(_core, m) {
         const ffrl::Layout at({dim, width, depth, true, ffrl::TimeEmbedding::none});
         return py::dict(py::arg("w_in") = at.w_in, py::arg("b_in") = at.b_in, py::arg("w_hid") = at.w_hid,
                         py::arg("b_hid") = at.b_hid, py::arg("w_out") = at.w_out, py::arg("b_out") = at.b_out,
-                        py::arg("energy") = at.energy, py::arg("w_time1") = at.w_time1,
-                        py::arg("b_time1") = at.b_time1, py::arg("w_time2") = at.w_time2,
-                        py::arg("b_time2") = at.b_time2);
+                        py::arg("energy") = at.energy, py::arg("w_time1") = at.w_time1, py::arg("b_time1") = at.b_time1,
+                        py::arg("w_time2") = at.w_time2, py::arg("b_time2") = at.b_time2);
       },
       "Offsets of a potential's weights in its row of theta; energy or w_time1 …, by the time embedding.");
   // The choice is made at import, so that a forced instruction set which cannot run is an error there and then.

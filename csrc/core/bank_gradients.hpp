@@ -103,8 +103,7 @@ class BankGradients {
     const T* w = bank.theta(k) + at.w_hid;
     for (std::int64_t moment = 0; moment < moments_; ++moment) {
       T sum[kUnits] = {};
-      for (std::int64_t i = 0; i < h; ++i)
-        add_scaled(to - from, d_b1_[place(k, moment) + i], w + i * h + from, sum);
+      for (std::int64_t i = 0; i < h; ++i) add_scaled(to - from, d_b1_[place(k, moment) + i], w + i * h + from, sum);
       const std::int64_t given = ((net_.conditioned > 1 ? k : 0) * moments_ + moment) * h;
       for (std::int64_t n = from; n < to; ++n) {
         d_tau_[place(k, moment) + n] = sum[n - from];

@@ -87,14 +87,14 @@ struct Gelu {
   }
 };
 
-/// The conditioning of one network at N moments, (N, Hp) each. Null where a network has none, dtau, dq and dy also where
-/// no derivative is wanted; q … dy only where the engine computes it itself.
+/// The conditioning of one network at N moments, (N, Hp) each. Null where a network has none, dtau, dq and dy also
+/// where no derivative is wanted; q … dy only where the engine computes it itself.
 template <class T>
 struct Conditioning {
-  T *bias;         // the first hidden bias with W_1 τ in it
-  T *tau, *dtau;   // τ, dτ/dt
-  T *q, *dq;       // W_1 PE + b_1 and its derivative
-  T *y, *dy;       // GELU(q) and its derivative
+  T* bias;        // the first hidden bias with W_1 τ in it
+  T *tau, *dtau;  // τ, dτ/dt
+  T *q, *dq;      // W_1 PE + b_1 and its derivative
+  T *y, *dy;      // GELU(q) and its derivative
 
   Conditioning() = default;
   Conditioning(T* memory, std::int64_t size, bool given, bool computed, bool derivatives) {
@@ -151,8 +151,8 @@ struct Conditioning {
     const Layout at(s);
     for (std::int64_t i = from; i < to; ++i)
       for (std::int64_t n = 0; n < moments; ++n)
-        bias[n * hp + i] = static_cast<T>(theta[at.b_hid + i] +
-                                          precise_dot(s.width, theta + at.w_hid + i * s.width, tau + n * hp));
+        bias[n * hp + i] =
+            static_cast<T>(theta[at.b_hid + i] + precise_dot(s.width, theta + at.w_hid + i * s.width, tau + n * hp));
   }
 
  private:

@@ -123,15 +123,20 @@ class Engine {
     // The carving is done twice: once to add up the sizes, once to place everything in one block.
     const int threads = s_.threads;
     Carver sizes, packed_sizes;
-    { Team team(p_, s_, call.grads, sizes, packed_sizes); }
+    {
+      Team team(p_, s_, call.grads, sizes, packed_sizes);
+    }
     const std::size_t shared = sizes.used(), packed_bytes = call.packed ? 0 : packed_sizes.used();
-    { Thread thread(p_, sizes); }
+    {
+      Thread thread(p_, sizes);
+    }
     const std::size_t each = sizes.used() - shared;
     char* block = static_cast<char*>(thread_scratch(shared + packed_bytes + each * threads));
     Carver carver(block), packed(call.packed ? reinterpret_cast<char*>(call.packed) : block + shared);
     Team team(p_, s_, call.grads, carver, packed);
     char* own = block + shared + packed_bytes;
-    const bool computes_time = !p_.row_times && (p_.potential.computes_time() || (p_.force && p_.force.computes_time()));
+    const bool computes_time =
+        !p_.row_times && (p_.potential.computes_time() || (p_.force && p_.force.computes_time()));
     if (computes_time && (!call.reuse || call.grads)) team.embedding.compute(p_.t);
 
 #pragma omp parallel num_threads(threads)

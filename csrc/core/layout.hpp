@@ -17,8 +17,8 @@ struct NetworkShape {
   bool separable() const { return time == TimeEmbedding::separable; }  // u = S(z) − E t
 };
 
-/// Offsets, in elements, from the start of one potential's row. The last group depends on the time embedding: energy, or
-/// the two layers of the sinusoidal one.
+/// Offsets, in elements, from the start of one potential's row. The last group depends on the time embedding: energy,
+/// or the two layers of the sinusoidal one.
 struct Layout {
   std::int64_t w_in, b_in, w_hid, b_hid, w_out, b_out;
   std::int64_t energy;

@@ -139,21 +139,20 @@ std::int64_t time_arrays(const Network<T>& net, bool derivatives) {
   return 1 + (net.tau || net.computes_time() ? each : 0) + (net.computes_time() ? 2 * each : 0);
 }
 
-/// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors, and
-/// the conditioning at the moments that all rows share.
+/// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors,
+/// and the conditioning at the moments that all rows share.
 template <class T>
 std::int64_t packed_network_size(const Network<T>& net, std::int64_t moments, bool derivatives) {
   const NetworkShape& s = net.shape;
   const std::int64_t hp = padded<T>(s.width), dp = padded<T>(s.dim);
-  return s.dim * hp + s.width * (dp + 2 * s.depth * hp) +
-         hp * (2 + s.depth + moments * time_arrays(net, derivatives));
+  return s.dim * hp + s.width * (dp + 2 * s.depth * hp) + hp * (2 + s.depth + moments * time_arrays(net, derivatives));
 }
 
 template <class T>
 std::int64_t packed_size(const Problem<T>& p) {
   const std::int64_t moments = p.row_times ? 0 : p.moments;
-  return (p.selected >= 0 ? 1 : p.potentials) *
-         (packed_network_size(p.potential, moments, true) + (p.force ? packed_network_size(p.force, moments, false) : 0));
+  return (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, moments, true) +
+                                                 (p.force ? packed_network_size(p.force, moments, false) : 0));
 }
 
 }  // namespace ffrl

@@ -11,11 +11,22 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from ffrl_fast.backends.interface import Backend, Call, Motion, Request, Verdict
+from ffrl_fast.backends.interface import Backend, Call, HJGradients, Motion, Request, Verdict
 from ffrl_fast.backends.native_cpu import CpuBackend
 from ffrl_fast.backends.plain import ReferenceBackend
 
-__all__ = ["Backend", "Call", "Motion", "Request", "Verdict", "backends", "choose", "explain", "use_backend"]
+__all__ = [
+    "Backend",
+    "Call",
+    "HJGradients",
+    "Motion",
+    "Request",
+    "Verdict",
+    "backends",
+    "choose",
+    "explain",
+    "use_backend",
+]
 
 _IN_ORDER: tuple[Backend, ...] = (CpuBackend(), ReferenceBackend())
 _BY_NAME = {backend.name: backend for backend in _IN_ORDER}

@@ -50,6 +50,15 @@ class Result(NamedTuple):
     residual: Tensor | None = None
 
 
+class HJGradients(NamedTuple):
+    """Gradients of a Hamilton–Jacobi loss: of z (B, D), theta (K, P), the force's theta (K, P'), gates (B, K)."""
+
+    z: Tensor
+    theta: Tensor
+    force: Tensor | None = None
+    gates: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Motion:
     """How a path moves: z ← z + step · ∇u at each of the call's moments, ``substeps`` of which make one step."""
@@ -106,3 +115,21 @@ class Backend(Protocol):
     def path(self, call: Call, motion: Motion) -> Path: ...
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor: ...
+
+    def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]: ...
+
+
+def hj_value_and_grad_by_autograd(backend: Backend, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+    """The value of ``backend.hj_loss`` and its gradients, by ``torch.autograd``."""
+    with torch.enable_grad():
+        z, gates = call.z.detach().requires_grad_(), call.selection.gates
+        if gates is not None:
+            gates = gates.detach().requires_grad_()
+        call = dataclasses.replace(call, z=z, selection=dataclasses.replace(call.selection, gates=gates))
+        value = backend.hj_loss(call, weight)
+        leaves = {"z": z, "theta": call.bank.theta, "gates": gates}
+        if call.force is not None:
+            leaves["force"] = call.force.theta
+        wanted = {name: leaf for name, leaf in leaves.items() if leaf is not None and leaf.requires_grad}
+        found = torch.autograd.grad(value, list(wanted.values()))
+    return value.detach(), HJGradients(**dict(zip(wanted, found, strict=True)))

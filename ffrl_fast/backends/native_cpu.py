@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import _core, native
-from ffrl_fast.backends.interface import Call, Motion, Path, Request, Result, Verdict
+from ffrl_fast.backends.interface import (
+    Call,
+    HJGradients,
+    Motion,
+    Path,
+    Request,
+    Result,
+    Verdict,
+    hj_value_and_grad_by_autograd,
+)
 
 _ABLE = Verdict(True, f"C++ row tiles, {_core.isa()}; gradients of first order")
 
@@ -15,13 +24,14 @@ def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
     bank, force, selection = call.bank, call.force, call.selection
     tau = dtau = force_theta = force_tau = None
     shape = list(bank.shape.native)
+    # The engine computes the conditioning of a bank itself at times that all rows share.
     row_times = motion is None and call.t.shape[0] > 1
-    if row_times:
+    if row_times or bank.has_own_conditioning:
         tau, dtau = call.conditioning(bank)
     if force is not None:
         force_theta = force.theta
         shape += force.shape.native
-        if row_times:
+        if row_times or force.has_own_conditioning:
             force_tau = call.conditioning(force)[0]
     return native.Inputs(
         call.z,
@@ -65,3 +75,10 @@ class CpuBackend:
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
         return native.hj_loss(_inputs(call), weight)
+
+    @torch.no_grad()
+    def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+        if call.t.shape[0] > 1 or call.bank.has_own_conditioning:
+            # The gradient of the conditioning is autograd's.
+            return hj_value_and_grad_by_autograd(self, call, weight)
+        return native.hj_value_and_grad(_inputs(call), weight)

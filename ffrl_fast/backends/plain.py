@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import reference
-from ffrl_fast.backends.interface import Call, Motion, Path, Request, Result, Verdict
+from ffrl_fast.backends.interface import (
+    Call,
+    HJGradients,
+    Motion,
+    Path,
+    Request,
+    Result,
+    Verdict,
+    hj_value_and_grad_by_autograd,
+)
 from ffrl_fast.bank import PotentialBank
 
 
@@ -89,3 +98,6 @@ class ReferenceBackend:
         assert residual is not None
         square = residual.square()
         return square.mean() if weight is None else (weight * square).mean()
+
+    def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+        return hj_value_and_grad_by_autograd(self, call, weight)

@@ -12,6 +12,7 @@ from torch import Tensor
 import ffrl_fast
 from bench import baselines, ours
 from bench.problems import WORKS, FlowProblem, Problem, Time, Work
+from bench.variants import flow_reference
 from ffrl_fast.tolerances import relative_error
 
 FLOAT64, FLOAT32 = 1e-11, 3e-5
@@ -105,6 +106,11 @@ def test_flow(build: str, force: bool) -> None:
     with ffrl_fast.use_backend("reference"):
         reference = exact.named(ours.flow_as_leaves(exact, ours.integrate(exact)()))
     compare(p.named(result), reference, bound)
+
+
+def test_reference_of_a_flow_by_blocks() -> None:
+    p = FlowProblem(6, 9, steps=3, with_force=True, dtype=torch.float64)
+    compare(flow_reference(p, block=4), p.named(baselines.flow_autograd(p)()), FLOAT64)
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -77,6 +77,7 @@ def test_report(tmp_path: Path) -> None:
         "processor": "a processor",
         "threads": 1,
         "isa": "avx512",
+        "dtype": "float32",
         "peak_gflops": 100.0,
         "torch": torch.__version__,
         "jax": None,

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 
 from cases import Case, cases, make
-from ffrl_fast import hj_loss, hj_residual
+from ffrl_fast import PotentialBank, hj_loss, hj_residual, integrate, native, value_and_grad
 from ffrl_fast.tolerances import FLOAT64_AGAINST_ORACLE, relative_error
 
 
@@ -113,8 +113,6 @@ def test_compile_and_vmap(backend: str) -> None:
 
 def test_the_tape_of_a_long_path_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit activations are computed again: the same gradients from less memory."""
-    from ffrl_fast import integrate, native
-
     inputs = make(Case(100, 9, 20, 2, 3, "gates", force=True))
     times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
 
@@ -130,3 +128,54 @@ def test_the_tape_of_a_long_path_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(native, "TAPE_LIMIT", 0)
     for a, b in zip(kept, gradients(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@given(case=cases(max_rows=60, max_size=40).filter(lambda case: case.rows > 0))
+def test_value_and_grad_without_autograd(case: Case, backend: str) -> None:
+    inputs = make(case)
+    weight = torch.rand(case.rows, dtype=torch.float64) if case.seed % 2 else None
+    arguments = {"force": inputs.force, "weight": weight, **inputs.selection}
+    exact = hj_loss(inputs.z, inputs.t, inputs.bank, backend="reference", **arguments)
+    leaves = {"z": inputs.z, "theta": inputs.bank.theta}
+    leaves |= {"force": inputs.force.theta} if inputs.force is not None else {}
+    leaves |= {"gates": inputs.selection["gates"]} if "gates" in inputs.selection else {}
+    value, gradients = value_and_grad(inputs.z.detach(), inputs.t.detach(), inputs.bank, backend=backend, **arguments)
+    assert relative_error(value, exact) < FLOAT64_AGAINST_ORACLE
+    for name, leaf in zip(leaves, torch.autograd.grad(exact, list(leaves.values())), strict=True):
+        assert relative_error(getattr(gradients, name), leaf) < FLOAT64_AGAINST_ORACLE, name
+
+
+def test_value_and_grad_knows_one_loss(backend: str) -> None:
+    with pytest.raises(ValueError, match="loss: expected 'hj', found 'mse'"):
+        value_and_grad(torch.zeros(2, 3), 0.5, PotentialBank(1, 3), loss="mse", backend=backend)  # type: ignore[arg-type]
+
+
+class _Own(PotentialBank):
+    """τ = t·direction: a conditioning of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 3, 5, time_embedding="none", dtype=torch.float64)
+        self.direction = torch.nn.Parameter(torch.randn(2, 1, 5, dtype=torch.float64))
+
+    def conditioning(self, t: torch.Tensor, potential: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        of = self.direction if potential is None else self.direction[potential : potential + 1]
+        return t[:, None] * of, of.expand(-1, t.shape[0], -1)
+
+
+@pytest.mark.parametrize("time", ["one", "by row", "path"])
+@pytest.mark.parametrize("index", ["int", "by row"])
+def test_a_conditioning_of_ones_own(time: str, index: str) -> None:
+    bank = _Own()
+    z, t = torch.randn(7, 3, dtype=torch.float64), torch.rand(7, dtype=torch.float64)
+    k = 1 if index == "int" else torch.randint(0, 2, (7,))
+
+    def gradients(backend: str) -> tuple[torch.Tensor, ...]:
+        if time == "path":
+            path = integrate(z, [0.5, 1.5], bank, index=k, outputs=("residual",), backend=backend)
+            loss = path.z.square().sum() + path.residual.square().sum()
+        else:
+            loss = hj_loss(z, 0.5 if time == "one" else t, bank, index=k, backend=backend)
+        return loss, *torch.autograd.grad(loss, (bank.theta, bank.direction))
+
+    for a, b in zip(gradients("cpu"), gradients("reference"), strict=True):
+        assert relative_error(a, b) < FLOAT64_AGAINST_ORACLE

@@ -1,0 +1,21 @@
+"""Benchmarks: honest baselines, checked for equal results before they are timed.
+
+===============  =================================================================================================
+python -m bench  the whole measurement: CSV, metadata, tables, plots (``--help``)
+pytest bench     the same rows under pytest-benchmark, fewer sizes, a few minutes
+fma_peak         the multiply-add peak of one core: ``python -m bench.fma_peak``
+overhead         what a call costs with nothing to compute: ``python -m bench.overhead``
+problems         what is timed: inputs, work, operation counts
+baselines, ours  the code that is timed; ``variants`` names the rows
+timing, memory   how it is timed and weighed; ``environment``: threads, pinning, versions
+run, report      a measured size; the files written
+===============  =================================================================================================
+"""
+
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+if not any((_ROOT / "ffrl_fast").glob("_core*.so")):
+    # The package is installed, not built in place: its source here must not be found before it.
+    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != _ROOT] + [str(_ROOT)]
