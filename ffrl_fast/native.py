@@ -13,6 +13,7 @@ be worse than none.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -107,7 +108,7 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
 
 
 def _address(x: Tensor | None) -> int:
-    return 0 if x is None or x.numel() == 0 else x.data_ptr()
+    return 0 if x is None else x.data_ptr()  # 0 too for the empty tensor that stands for "not wanted"
 
 
 def _contiguous(x: Tensor | None) -> Tensor | None:
@@ -255,19 +256,23 @@ def _hj_loss_cpu(*args: Any) -> Tensors:
             output.zero_()
         return value.fill_(math.nan), d_weight, *gradients  # the mean of nothing, as torch's
     _clear_what_is_added_to(inputs, tuple(gradients))
+    value.fill_(_run_loss(inputs, weight, d_weight, gradients))
+    return outputs
+
+
+def _run_loss(
+    inputs: Inputs, weight: Tensor | None, d_weight: Tensor | None, gradients: Sequence[Tensor | None]
+) -> float:
     problem = _Problem(inputs)
     weight = _contiguous(weight)
-    value.fill_(
-        _entry("loss", inputs.z.dtype)(
-            problem.call,
-            problem.potential,
-            problem.force,
-            _address(weight),
-            _address(d_weight),
-            tuple(_address(x) for x in gradients),
-        )
+    return _entry("loss", inputs.z.dtype)(
+        problem.call,
+        problem.potential,
+        problem.force,
+        _address(weight),
+        _address(d_weight),
+        tuple(_address(x) for x in gradients),
     )
-    return outputs
 
 
 def _field_fake(*args: Any) -> Tensors:
@@ -564,9 +569,15 @@ def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
 
 
 def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
-    """Value and gradients without autograd, by one direct call into the engine."""
-    wanted = [True, False, True, False, False, inputs.force_theta is not None, False, inputs.gates is not None]
-    value, _, z, _, theta, _, _, force, _, gates = _hj_loss_cpu(*inputs, weight, wanted)
-    return value, HJGradients(
-        z, theta, None if inputs.force_theta is None else force, None if inputs.gates is None else gates
-    )
+    """Value and gradients without autograd, by one direct call into the engine; times that all rows share."""
+    z, theta = torch.empty(inputs.z.shape, dtype=inputs.z.dtype), torch.empty_like(inputs.theta)
+    force = None if inputs.force_theta is None else torch.empty_like(inputs.force_theta)
+    gates = None if inputs.gates is None else torch.zeros(inputs.gates.shape, dtype=inputs.gates.dtype)
+    value = math.nan  # the mean of nothing, as torch's
+    if inputs.z.shape[0]:
+        value = _run_loss(inputs, weight, None, (z, None, theta, None, None, force, None, gates))
+    else:
+        theta.zero_()
+        if force is not None:
+            force.zero_()
+    return torch.tensor(value, dtype=z.dtype), HJGradients(z, theta, force, gates)

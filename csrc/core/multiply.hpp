@@ -51,13 +51,12 @@ void pack(const T* source, std::int64_t row_step, std::int64_t column_step, cons
     if (column_step == 1) {
       for (std::int64_t k = 0; k < w.inner; ++k) __builtin_memcpy(out + k * width, in + k * row_step, real * sizeof(T));
     } else {
-      // Blocks of a cache line on both sides.
-      constexpr std::int64_t block = 64 / sizeof(T);
-      for (std::int64_t n0 = 0; n0 < real; n0 += block) {
-        const std::int64_t n1 = n0 + block < real ? n0 + block : real;
-        for (std::int64_t k = 0; k < w.inner; ++k)
-          for (std::int64_t n = n0; n < n1; ++n) out[k * width + n] = in[n * column_step + k];
-      }
+      const std::int64_t whole_n = real / kLanes<T> * kLanes<T>, whole_k = w.inner / kLanes<T> * kLanes<T>;
+      for (std::int64_t n = 0; n < whole_n; n += kLanes<T>)
+        for (std::int64_t k = 0; k < whole_k; k += kLanes<T>)
+          transpose_block(in + n * column_step + k, column_step, out + k * width + n, width);
+      for (std::int64_t n = 0; n < real; ++n)
+        for (std::int64_t k = n < whole_n ? whole_k : 0; k < w.inner; ++k) out[k * width + n] = in[n * column_step + k];
     }
     if (real < width)
       for (std::int64_t k = 0; k < w.inner; ++k)

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #if !defined(FFRL_ISA) || !defined(FFRL_VECTOR_BYTES) || !defined(FFRL_VECTOR_REGISTERS)
 #error "compile through csrc/core/isa: FFRL_ISA, FFRL_VECTOR_BYTES and FFRL_VECTOR_REGISTERS name the instruction set"
@@ -69,6 +70,35 @@ FFRL_INLINE T horizontal_sum(Vec<T> v) {
   for (int half = kLanes<T> / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) part[i] += part[i + half];
   return part[0];
+}
+
+template <class T, int kDistance, std::size_t... I>
+FFRL_INLINE void exchange(Vec<T>& a, Vec<T>& b, std::index_sequence<I...>) {
+  constexpr int n = kLanes<T>, s = kDistance;
+  const Vec<T> low = __builtin_shufflevector(a, b, ((int(I) & s) ? n + int(I) - s : int(I))...);
+  b = __builtin_shufflevector(a, b, ((int(I) & s) ? n + int(I) : int(I) + s)...);
+  a = low;
+}
+
+template <class T, int kDistance>
+FFRL_INLINE void transpose_stages(Vec<T> (&row)[kLanes<T>]) {
+  if constexpr (kDistance > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i)
+      if (!(i & kDistance)) exchange<T, kDistance>(row[i], row[i + kDistance], std::make_index_sequence<kLanes<T>>{});
+    transpose_stages<T, kDistance / 2>(row);
+  }
+}
+
+/// to[j, i] = from[i, j] of a square block of as many rows as a vector has lanes.
+template <class T>
+FFRL_INLINE void transpose_block(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride) {
+  Vec<T> row[kLanes<T>];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) row[i] = load(from + i * from_stride);
+  transpose_stages<T, kLanes<T> / 2>(row);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) store(to + i * to_stride, row[i]);
 }
 
 }  // namespace ffrl::FFRL_ISA
