@@ -101,40 +101,43 @@ struct Loss {
   T* d_weight = nullptr;  // (B,); null: not wanted
 };
 
+// The functions below are used by the code of every instruction set, each of which must have its own copy (simd.hpp).
+#define FFRL_EACH_ISA inline __attribute__((always_inline))
+
 /// Elements of the activations kept for one row of one network: a, c_1 … c_L and v_1 … v_L; its output comes beside.
 template <class T>
-constexpr std::int64_t activations_row(const NetworkShape& s, bool derivatives) {
+FFRL_EACH_ISA std::int64_t activations_row(const NetworkShape& s, bool derivatives) {
   return padded<T>(s.width) * (1 + s.depth * (derivatives ? 2 : 1));
 }
 
 /// Potentials that each row passes through.
 template <class T>
-std::int64_t potentials_per_row(const Problem<T>& p) {
+FFRL_EACH_ISA std::int64_t potentials_per_row(const Problem<T>& p) {
   return p.gates ? p.potentials : 1;
 }
 
 /// Elements kept for one row at one moment: the activations of every potential and force that it passes, and ∇u where
 /// there is a residual. Besides these, one output a network.
 template <class T>
-std::int64_t tape_row(const Problem<T>& p) {
+FFRL_EACH_ISA std::int64_t tape_row(const Problem<T>& p) {
   return potentials_per_row(p) *
              (activations_row<T>(p.potential.shape, true) + (p.force ? activations_row<T>(p.force.shape, false) : 0)) +
          (p.residual ? padded<T>(p.potential.shape.dim) : 0);
 }
 
 template <class T>
-std::int64_t tape_values_row(const Problem<T>& p) {
+FFRL_EACH_ISA std::int64_t tape_values_row(const Problem<T>& p) {
   return potentials_per_row(p) * (p.force ? 2 : 1);
 }
 
 template <class T>
-std::int64_t tape_size(const Problem<T>& p) {
+FFRL_EACH_ISA std::int64_t tape_size(const Problem<T>& p) {
   return p.rows * p.moments * (tape_row(p) + tape_values_row(p));
 }
 
 /// Vectors (Hp,) a moment of the conditioning that all rows share (conditioning.hpp).
 template <class T>
-std::int64_t time_arrays(const Network<T>& net, bool derivatives) {
+FFRL_EACH_ISA std::int64_t time_arrays(const Network<T>& net, bool derivatives) {
   const std::int64_t each = derivatives ? 2 : 1;
   return 1 + (net.tau || net.computes_time() ? each : 0) + (net.computes_time() ? 2 * each : 0);
 }
@@ -142,14 +145,14 @@ std::int64_t time_arrays(const Network<T>& net, bool derivatives) {
 /// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors,
 /// and the conditioning at the moments that all rows share.
 template <class T>
-std::int64_t packed_network_size(const Network<T>& net, std::int64_t moments, bool derivatives) {
+FFRL_EACH_ISA std::int64_t packed_network_size(const Network<T>& net, std::int64_t moments, bool derivatives) {
   const NetworkShape& s = net.shape;
   const std::int64_t hp = padded<T>(s.width), dp = padded<T>(s.dim);
   return s.dim * hp + s.width * (dp + 2 * s.depth * hp) + hp * (2 + s.depth + moments * time_arrays(net, derivatives));
 }
 
 template <class T>
-std::int64_t packed_size(const Problem<T>& p) {
+FFRL_EACH_ISA std::int64_t packed_size(const Problem<T>& p) {
   const std::int64_t moments = p.row_times ? 0 : p.moments;
   return (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, moments, true) +
                                                  (p.force ? packed_network_size(p.force, moments, false) : 0));
