@@ -71,11 +71,11 @@ struct Width {
   static constexpr int value = N;
 };
 
-/// y[i, :] = Σ_k x[i, k] panel[k, :] for M rows of N vectors. Not inlined: inside a larger function the compiler spills
-/// the accumulators.
+/// y[i, :] = Σ_k x[i, k] panel[k, :] for M rows of N vectors, += with `add`. Not inlined: inside a larger function the
+/// compiler spills the accumulators.
 template <class T, int M, int N>
 [[gnu::noinline]] void register_tile(std::int64_t inner, const T* x, std::int64_t x_stride, const T* panel, T* y,
-                                     std::int64_t y_stride) {
+                                     std::int64_t y_stride, bool add) {
   Vec<T> sum[M][N] = {};
 #pragma GCC unroll 1
   for (std::int64_t k = 0; k < inner; ++k) {
@@ -94,7 +94,10 @@ template <class T, int M, int N>
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < N; ++j) store(y + i * y_stride + j * kLanes<T>, sum[i][j]);
+    for (int j = 0; j < N; ++j) {
+      T* at = y + i * y_stride + j * kLanes<T>;
+      store(at, add ? load(at) + sum[i][j] : sum[i][j]);
+    }
 }
 
 /// g[i, :] += Σ_r p[r, i] q[r, :] + Σ_r p2[r, i] q2[r, :], the second sum only when p2 is given (and = where `add` is
@@ -135,7 +138,7 @@ template <class T, int M, int N>
 template <class T, int N>
 struct TilesByHeight {
   static constexpr int kHeight = tile_height(N);
-  using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t);
+  using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, bool);
   using Outer = void (*)(std::int64_t, const T*, const T*, const T*, const T*, std::int64_t, std::int64_t, T*,
                          std::int64_t, bool);
   Register multiply[kHeight];
@@ -175,6 +178,9 @@ FFRL_INLINE void for_each_panel(std::int64_t vectors, F f) {
   }
 }
 
+/// Bytes of a panel that stay in the first-level cache while all rows of a tile pass it; a deeper panel is cut.
+inline constexpr std::int64_t kPanelBytes = 32 * 1024;
+
 /// y (rows, columns) = x (rows, inner) · w. After each panel of columns, while it is still in the first-level cache,
 /// `epilogue(Width<N>, column)` may transform y[:, column …] in place.
 template <class T, class Epilogue>
@@ -184,10 +190,16 @@ FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, 
     constexpr int n = decltype(width)::value;
     using Tiles = TilesByHeight<T, n>;
     const std::int64_t column = at * kLanes<T>;
-    for (std::int64_t r = 0; r < rows; r += Tiles::kHeight) {
-      const std::int64_t height = rows - r < Tiles::kHeight ? rows - r : Tiles::kHeight;
-      kTiles<T, n>.multiply[height - 1](w.inner, x + r * x_stride, x_stride, w.data + column * w.inner,
-                                        y + r * y_stride + column, y_stride);
+    constexpr std::int64_t most = kPanelBytes / (n * FFRL_VECTOR_BYTES);
+    const std::int64_t blocks = (w.inner + most - 1) / most, depth = (w.inner + blocks - 1) / blocks;
+    for (std::int64_t k = 0; k < w.inner; k += depth) {
+      const std::int64_t inner = w.inner - k < depth ? w.inner - k : depth;
+      const T* panel = w.data + column * w.inner + k * n * kLanes<T>;
+      for (std::int64_t r = 0; r < rows; r += Tiles::kHeight) {
+        const std::int64_t height = rows - r < Tiles::kHeight ? rows - r : Tiles::kHeight;
+        kTiles<T, n>.multiply[height - 1](inner, x + r * x_stride + k, x_stride, panel, y + r * y_stride + column,
+                                          y_stride, k > 0);
+      }
     }
     epilogue(width, column);
   });
