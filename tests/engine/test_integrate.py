@@ -89,3 +89,25 @@ def test_rows_do_not_see_each_other(setting, backend: str) -> None:  # type: ign
         [integrate(z0[b : b + 1], [1.0, 2.0], bank, index=int(index[b]), backend=backend).z for b in range(B)], 1
     )
     torch.testing.assert_close(together, alone, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("force_time", ["none", "sinusoidal", "separable"])
+@pytest.mark.parametrize("time_embedding", ["none", "sinusoidal", "separable"])
+def test_gradient_of_the_times(time_embedding: str, force_time: str, backend: str) -> None:
+    bank = PotentialBank(K, D, 7, time_embedding=time_embedding, dtype=torch.float64)  # type: ignore[arg-type]
+    force = PotentialBank(K, D, 9, time_embedding=force_time, dtype=torch.float64)  # type: ignore[arg-type]
+    for of in (bank, force):
+        of.theta.data.add_(0.1 * torch.randn_like(of.theta))
+    z0, gates = torch.randn(B, D, dtype=torch.float64), torch.rand(B, K, dtype=torch.float64)
+    times = torch.tensor([0.3, 1.1, 2.4], dtype=torch.float64, requires_grad=True)
+
+    def gradient(backend: str) -> torch.Tensor:
+        path = integrate(
+            z0, times, bank, gates=gates, force=force, substeps=2, outputs=("u", "dt", "residual"), backend=backend
+        )
+        loss = path.z.square().sum() + path.u.sum() + path.dt.square().sum() + path.residual.square().sum()
+        leaves = (times, bank.theta, force.theta)
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        return torch.cat([(y * 0 if x is None else x).flatten() for x, y in zip(found, leaves, strict=True)])
+
+    torch.testing.assert_close(gradient(backend), gradient("reference"), rtol=1e-10, atol=1e-12)
