@@ -30,7 +30,7 @@ class BankGradients {
         blocks_(net ? unit_blocks(net.shape.width) : 0) {
     const std::int64_t size = count_ * moments_ * padded<T>(net.shape.width);
     for (T** of : {&d_b1_, &d_tau_, &d_dtau_}) *of = memory.take<T>(size);
-    d_time_ = memory.take<T>(count_ * blocks_ * moments_);
+    d_time_ = memory.take<double>(count_ * blocks_ * moments_);
   }
 
   std::int64_t pieces() const { return count_ * blocks_; }
@@ -102,12 +102,12 @@ class BankGradients {
     const Layout at(s);
     const T* w = bank.theta(k) + at.w_hid;
     for (std::int64_t moment = 0; moment < moments_; ++moment) {
-      T sum[kUnits] = {};
+      double sum[kUnits] = {};
       for (std::int64_t i = 0; i < h; ++i) add_scaled(to - from, d_b1_[place(k, moment) + i], w + i * h + from, sum);
       const std::int64_t given = ((net_.conditioned > 1 ? k : 0) * moments_ + moment) * h;
       for (std::int64_t n = from; n < to; ++n) {
-        d_tau_[place(k, moment) + n] = sum[n - from];
-        if (out_.tau) out_.tau[given + n] = sum[n - from];
+        d_tau_[place(k, moment) + n] = static_cast<T>(sum[n - from]);
+        if (out_.tau) out_.tau[given + n] = static_cast<T>(sum[n - from]);
         if (out_.dtau) out_.dtau[given + n] = d_dtau_[place(k, moment) + n];
       }
     }
@@ -127,8 +127,8 @@ class BankGradients {
   /// d_q = d_y GELU' + d_ẏ GELU'' q̇ and d_q̇ = d_ẏ GELU'.
   void through_embedding(std::int64_t piece, const PackedBank<T>& bank, const Embedding<T>& embedding) const {
     const auto [k, from, to] = block_of(piece);
-    T* d_time = d_time_ + piece * moments_;
-    for (std::int64_t moment = 0; moment < moments_; ++moment) d_time[moment] = T(0);
+    double* d_time = d_time_ + piece * moments_;
+    for (std::int64_t moment = 0; moment < moments_; ++moment) d_time[moment] = 0;
     if (!moments_ || !uses(k) || !net_.computes_time()) return;
     const NetworkShape& s = net_.shape;
     const std::int64_t h = s.width, hp = padded<T>(h), d = s.dim;
@@ -137,10 +137,15 @@ class BankGradients {
     const Conditioning<T>& time = bank[k].time;
     T* theta = theta_of(k);
     for (std::int64_t moment = 0; moment < moments_; ++moment) {
-      alignas(64) T d_q[kUnits] = {}, d_dq[kUnits] = {};
+      double sum[kUnits] = {}, d_sum[kUnits] = {};
       for (std::int64_t i = 0; i < h; ++i) {
-        add_scaled(to - from, d_tau_[place(k, moment) + i], w2 + i * h + from, d_q);
-        if (time.dq) add_scaled(to - from, d_dtau_[place(k, moment) + i], w2 + i * h + from, d_dq);
+        add_scaled(to - from, d_tau_[place(k, moment) + i], w2 + i * h + from, sum);
+        if (time.dq) add_scaled(to - from, d_dtau_[place(k, moment) + i], w2 + i * h + from, d_sum);
+      }
+      alignas(64) T d_q[kUnits], d_dq[kUnits];
+      for (std::int64_t i = 0; i < kUnits; ++i) {
+        d_q[i] = static_cast<T>(sum[i]);
+        d_dq[i] = static_cast<T>(d_sum[i]);
       }
       for (std::int64_t i = 0; i < padded<T>(to - from); i += kLanes<T>) {
         const std::int64_t n = moment * hp + from + i;
@@ -158,8 +163,8 @@ class BankGradients {
         }
         if (out_.time) {
           const T q_dot = time.dq ? time.dq[moment * hp + n] : dot(d, w1 + n * d, embedding.first(moment));
-          d_time[moment] += q * q_dot;
-          if (time.dq) d_time[moment] += dq * dot(d, w1 + n * d, embedding.second(moment));
+          d_time[moment] += double(q) * q_dot;
+          if (time.dq) d_time[moment] += double(dq) * dot(d, w1 + n * d, embedding.second(moment));
         }
       }
     }
@@ -199,15 +204,18 @@ class BankGradients {
   static void add(std::int64_t n, const T* x, T* y) {
     for (std::int64_t i = 0; i < n; ++i) y[i] += x[i];
   }
-  static void add_scaled(std::int64_t n, T factor, const T* x, T* y) {
-    for (std::int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
+  /// y += factor · x, in the precision of y: long sums over units go in double.
+  template <class Sum>
+  static void add_scaled(std::int64_t n, T factor, const T* x, Sum* y) {
+    for (std::int64_t i = 0; i < n; ++i) y[i] += Sum(factor) * Sum(x[i]);
   }
 
   Network<T> net_;
   const Schedule& s_;
   BankOutputs<T> out_;
   std::int64_t moments_, count_, selected_, blocks_;
-  T *d_b1_, *d_tau_, *d_dtau_, *d_time_;
+  T *d_b1_, *d_tau_, *d_dtau_;
+  double* d_time_;
 };
 
 }  // namespace ffrl::FFRL_ISA

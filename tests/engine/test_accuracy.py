@@ -57,15 +57,16 @@ def check_float64(case: Case, backend: str) -> None:
     assert max(errors.values()) < FLOAT64_AGAINST_ORACLE, errors
 
 
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=settings().max_examples // 3)
 @given(case=cases())
 @example(case=MANY_ROWS)
+@example(case=Case(1, 324, 324, potentials=4, selection="index", seed=4075))
 @example(case=Case(20_000, 64, 64, per_row_time=True))
 @example(case=Case(2_000, 324, 324))
 def test_float32_errs_no_more_than_eager(case: Case) -> None:
-    """Over four draws of the same shape taken as one vector: in one draw a scalar may come out exact by luck."""
+    """Over ten draws of the same shape taken as one vector: in a few a scalar may come out exact by luck."""
     drawn: dict[str, list[tuple[torch.Tensor, ...]]] = {}
-    for seed in range(4):
+    for seed in range(10):
         draw = dataclasses.replace(case, seed=case.seed + seed)
         exact = on_backend(make(draw, torch.float32), "reference")
         inputs = make(draw, torch.float32).to(torch.float32)
