@@ -222,13 +222,13 @@ class Engine {
   /// Copies the job's rows (·, n), `stride` apart, into a tile (·, padded n).
   void gather(const Job& job, const T* from, std::int64_t stride, std::int64_t n, T* tile) const {
     for (std::int64_t r = 0; r < job.count; ++r)
-      __builtin_memcpy(tile + r * padded<T>(n), from + s_.row(job.first + r) * stride, n * sizeof(T));
+      copy(n, from + s_.row(job.first + r) * stride, tile + r * padded<T>(n));
   }
 
   void scatter(const Job& job, const T* tile, T* to) const {
     if (!to) return;
     for (std::int64_t r = 0; r < job.count; ++r)
-      __builtin_memcpy(to + s_.row(job.first + r) * dim(), tile + r * dim_padded(), dim() * sizeof(T));
+      copy(dim(), tile + r * dim_padded(), to + s_.row(job.first + r) * dim());
   }
 
   void scatter_rows(const Job& job, const T* rows, T* to) const {
@@ -440,8 +440,8 @@ class Engine {
     for (std::int64_t r = 0; r < job.count; ++r) {
       const std::int64_t row = s_.row(job.first + r);
       const std::int64_t to = ((net.conditioned > 1 ? k : 0) * p_.times() + row) * h;
-      if (d_tau) __builtin_memcpy(tau_out + to, d_tau + r * hp, h * sizeof(T));
-      if (d_dtau) __builtin_memcpy(dtau_out + to, d_dtau + r * hp, h * sizeof(T));
+      if (d_tau) copy(h, d_tau + r * hp, tau_out + to);
+      if (d_dtau) copy(h, d_dtau + r * hp, dtau_out + to);
       // u = φ(o) − E t and ∂_t u = ∂_t φ(o) − E
       const T d_energy = u_bar[r] * time(job, r, moment) + dt_bar[r];
       energy -= rows.gate[r] * d_energy;

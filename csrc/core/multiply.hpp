@@ -49,7 +49,7 @@ void pack(const T* source, std::int64_t row_step, std::int64_t column_step, cons
     T* out = w.data + first * w.inner;
     const T* in = source + first * column_step;
     if (column_step == 1) {
-      for (std::int64_t k = 0; k < w.inner; ++k) __builtin_memcpy(out + k * width, in + k * row_step, real * sizeof(T));
+      for (std::int64_t k = 0; k < w.inner; ++k) copy(real, in + k * row_step, out + k * width);
     } else {
       const std::int64_t whole_n = real / kLanes<T> * kLanes<T>, whole_k = w.inner / kLanes<T> * kLanes<T>;
       for (std::int64_t n = 0; n < whole_n; n += kLanes<T>)
@@ -71,11 +71,20 @@ struct Width {
   static constexpr int value = N;
 };
 
+/// Weights that are fetched into the first-level cache while a register tile runs: a cache line for each step of its
+/// inner loop. All weights and weight sums of a network of a few hundred units exceed the second-level cache, and the
+/// processor's own prefetcher sees the jump to the next panel too late.
+template <class T>
+struct Ahead {
+  const T* from;
+  std::int64_t step;  // elements
+};
+
 /// y[i, :] = Σ_k x[i, k] panel[k, :] for M rows of N vectors, += with `add`. Not inlined: inside a larger function the
 /// compiler spills the accumulators.
 template <class T, int M, int N>
 [[gnu::noinline]] void register_tile(std::int64_t inner, const T* x, std::int64_t x_stride, const T* panel, T* y,
-                                     std::int64_t y_stride, bool add) {
+                                     std::int64_t y_stride, bool add, Ahead<T> ahead) {
   Vec<T> sum[M][N] = {};
 #pragma GCC unroll 1
   for (std::int64_t k = 0; k < inner; ++k) {
@@ -88,6 +97,8 @@ template <class T, int M, int N>
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) sum[i][j] += xi * w[j];
     }
+    __builtin_prefetch(ahead.from);
+    ahead.from += ahead.step;
     ++x;
     panel += N * kLanes<T>;
   }
@@ -106,6 +117,10 @@ template <class T, int M, int N>
 template <class T, int M, int N>
 [[gnu::noinline]] void outer_tile(std::int64_t rows, const T* p, const T* q, const T* p2, const T* q2,
                                   std::int64_t p_stride, std::int64_t q_stride, T* g, std::int64_t g_stride, bool add) {
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) __builtin_prefetch(g + i * g_stride + j * kLanes<T>, 1);
   Vec<T> sum[M][N] = {};
   for (int pair = 0; pair < (p2 ? 2 : 1); ++pair) {
     const T* pr = pair ? p2 : p;
@@ -138,7 +153,7 @@ template <class T, int M, int N>
 template <class T, int N>
 struct TilesByHeight {
   static constexpr int kHeight = tile_height(N);
-  using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, bool);
+  using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, bool, Ahead<T>);
   using Outer = void (*)(std::int64_t, const T*, const T*, const T*, const T*, std::int64_t, std::int64_t, T*,
                          std::int64_t, bool);
   Register multiply[kHeight];
@@ -181,8 +196,13 @@ FFRL_INLINE void for_each_panel(std::int64_t vectors, F f) {
 /// Bytes of a panel that stay in the first-level cache while all rows of a tile pass it; a deeper panel is cut.
 inline constexpr std::int64_t kPanelBytes = 32 * 1024;
 
-/// y (rows, columns) = x (rows, inner) · w. After each panel of columns, while it is still in the first-level cache,
-/// `epilogue(Width<N>, column)` may transform y[:, column …] in place.
+/// The part of a product that a register tile has just finished: rows first … end, columns from `column` on.
+struct Patch {
+  std::int64_t first, end, column;
+};
+
+/// y (rows, columns) = x (rows, inner) · w. While a patch of y is still in the first-level cache, and while the
+/// processor can already begin with the next, `epilogue(Width<N>, patch)` may transform it in place.
 template <class T, class Epilogue>
 FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, const Panels<T>& w, T* y,
                           std::int64_t y_stride, Epilogue epilogue) {
@@ -190,20 +210,28 @@ FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, 
     constexpr int n = decltype(width)::value;
     using Tiles = TilesByHeight<T, n>;
     const std::int64_t column = at * kLanes<T>;
-    constexpr std::int64_t most = kPanelBytes / (n * FFRL_VECTOR_BYTES);
+    constexpr std::int64_t line = 64 / sizeof(T), most = kPanelBytes / (n * FFRL_VECTOR_BYTES);
     const std::int64_t blocks = (w.inner + most - 1) / most, depth = (w.inner + blocks - 1) / blocks;
+    // The register tiles of a panel share the next one between them.
+    const std::int64_t tiles = (rows + Tiles::kHeight - 1) / Tiles::kHeight, share = n * kLanes<T> / tiles;
+    const std::int64_t step = share < line ? share : line;
     for (std::int64_t k = 0; k < w.inner; k += depth) {
       const std::int64_t inner = w.inner - k < depth ? w.inner - k : depth;
       const T* panel = w.data + column * w.inner + k * n * kLanes<T>;
+      Ahead<T> ahead{panel + inner * n * kLanes<T>, step};
       for (std::int64_t r = 0; r < rows; r += Tiles::kHeight) {
         const std::int64_t height = rows - r < Tiles::kHeight ? rows - r : Tiles::kHeight;
         kTiles<T, n>.multiply[height - 1](inner, x + r * x_stride + k, x_stride, panel, y + r * y_stride + column,
-                                          y_stride, k > 0);
+                                          y_stride, k > 0, ahead);
+        ahead.from += inner * step;
+        if (k + inner == w.inner) epilogue(width, Patch{r, r + height, column});
       }
     }
-    epilogue(width, column);
   });
 }
+
+/// As an epilogue: the product as it is.
+inline constexpr auto kNoEpilogue = [](auto, Patch) {};
 
 /// g (n, columns) += pᵀ q + p2ᵀ q2 over the rows of a tile, = where `add` is false; p2 null leaves out the second
 /// product.

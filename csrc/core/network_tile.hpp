@@ -86,7 +86,7 @@ class NetworkTile {
       for (std::int64_t l = depth_ - 1; l > 0; --l) reverse_layer(w, l, rows, keep);
       reverse_first_layer(w, at, rows, keep);
       for (std::int64_t r = 0; r < rows; ++r) dt[r] = slope_[r] * row_sum(r);
-      multiply(rows, g_a_, width_, w.in_transposed, grad, dim_, [](auto, std::int64_t) {});
+      multiply(rows, g_a_, width_, w.in_transposed, grad, dim_, kNoEpilogue);
     }
   }
 
@@ -115,23 +115,40 @@ class NetworkTile {
     last_layer_cotangent<kDerivatives>(w, rows, kept, sums);
     for (std::int64_t l = depth_ - 1; l > 0; --l) hidden_cotangent<kDerivatives>(w, l, rows, kept, sums);
     input_cotangent<kDerivatives>(w, rows, kept, sums, d_tau);
-    multiply(rows, d_s_, width_, w.in_transposed, d_z, dim_, [](auto, std::int64_t) {});
+    multiply(rows, d_s_, width_, w.in_transposed, d_z, dim_, kNoEpilogue);
     if (sums.w_in) weight_sums<kDerivatives>(at, z, rows, kept, cotangents, sums);
   }
 
  private:
-  // Calls body(r, offset of the vector in a (rows, Hp) block, column) over the tile's rows and one panel's vectors.
+  // Calls body(r, offset of the vector in a (rows, Hp) block, its column, its number) over the vectors of a patch.
   template <class W, class Body>
-  FFRL_INLINE void each(W, std::int64_t rows, std::int64_t column, Body body) const {
-    for (std::int64_t r = 0; r < rows; ++r)
+  FFRL_INLINE void each(W, const Patch& patch, Body body) const {
+    const std::int64_t width = width_;
+    for (std::int64_t r = patch.first; r < patch.end; ++r)
 #pragma GCC unroll 4
-      for (int j = 0; j < W::value; ++j) body(r, r * width_ + column + j * kVector, column + j * kVector, j);
+      for (int j = 0; j < W::value; ++j) {
+        const std::int64_t column = patch.column + j * kVector;
+        body(r, r * width + column, column, j);
+      }
+  }
+
+  // The same, where body returns what the vector adds to its row's partial sum.
+  template <class W, class Body>
+  FFRL_INLINE void each_with_row_sum(W, const Patch& patch, Body body) const {
+    const std::int64_t width = width_;
+    T* const partial = row_partial_;
+    for (std::int64_t r = patch.first; r < patch.end; ++r) {
+      Vec<T> sum{};
+#pragma GCC unroll 4
+      for (int j = 0; j < W::value; ++j) {
+        const std::int64_t column = patch.column + j * kVector;
+        sum += body(r, r * width + column, column, j);
+      }
+      store(partial + r * kVector, load(partial + r * kVector) + sum);
+    }
   }
 
   void clear_row_partials(std::int64_t rows) { __builtin_memset(row_partial_, 0, rows * kVector * sizeof(T)); }
-  FFRL_INLINE void add_to_row(std::int64_t r, Vec<T> x) {
-    store(row_partial_ + r * kVector, load(row_partial_ + r * kVector) + x);
-  }
   FFRL_INLINE T row_sum(std::int64_t r) const { return horizontal_sum<T>(load(row_partial_ + r * kVector)); }
 
   static FFRL_INLINE Vec<T> one_minus_square(Vec<T> x) { return broadcast(T(1)) - x * x; }
@@ -144,12 +161,17 @@ class NetworkTile {
     return l > 0 ? layer(keep.c, l - 1, rows) : at.tau ? s0_ : keep.a;
   }
 
+  // In the epilogues below, pointers are copied out of the members first: a store of floats through a vector type may
+  // alias anything, and the compiler would read every member again after each.
+
   // a = tanh(W_in z + b_in); s_0 = a + τ where every row has its own τ
   void input_layer(const PackedNetwork<T>& w, const TileConditioning<T>& at, const T* z, std::int64_t rows,
                    Activations<T>& keep) {
-    multiply(rows, z, dim_, w.in, keep.a, width_, [&](auto width, std::int64_t column) {
-      each(width, rows, column, [&](std::int64_t, std::int64_t at_, std::int64_t n, int) {
-        store(keep.a + at_, tanh<T>(load(keep.a + at_) + load(w.b_in + n)));
+    T* const a = keep.a;
+    const T* const b_in = w.b_in;
+    multiply(rows, z, dim_, w.in, a, width_, [=, this](auto width, Patch patch) {
+      each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t n, int) {
+        store(a + i, tanh<T>(load(a + i) + load(b_in + n)));
       });
     });
     if (at.tau) add_time(at, rows, keep);
@@ -163,22 +185,23 @@ class NetworkTile {
   template <bool kDerivatives>
   void hidden_layer(const PackedNetwork<T>& w, const T* first_bias, std::int64_t l, std::int64_t rows,
                     Activations<T>& keep, const T* s) {
-    T* c = layer(keep.c, l, rows);
-    T* h = layer(h_, l, rows);
-    const T* b = l > 0 ? w.b_hid + l * width_ : first_bias;
+    T* const c = layer(keep.c, l, rows);
+    T* const h = layer(h_, l, rows);
+    const T* const b = l > 0 ? w.b_hid + l * width_ : first_bias;
+    const T* const w_out = w.w_out;
     const bool last = l == depth_ - 1;
-    multiply(rows, s, width_, w.hid[l], c, width_, [&](auto width, std::int64_t column) {
+    multiply(rows, s, width_, w.hid[l], c, width_, [=, this](auto width, Patch patch) {
       if (!last) {
-        each(width, rows, column, [&](std::int64_t, std::int64_t at, std::int64_t n, int) {
-          store(c + at, tanh<T>(load(c + at) + load(b + n)));
+        each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t n, int) {
+          store(c + i, tanh<T>(load(c + i) + load(b + n)));
         });
         return;
       }
-      each(width, rows, column, [&](std::int64_t r, std::int64_t at, std::int64_t n, int) {
-        const Vec<T> x = tanh<T>(load(c + at) + load(b + n)), out = load(w.w_out + n);
-        store(c + at, x);
-        add_to_row(r, out * x);
-        if constexpr (kDerivatives) store(h + at, out * one_minus_square(x));
+      each_with_row_sum(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t n, int) {
+        const Vec<T> x = tanh<T>(load(c + i) + load(b + n)), out = load(w_out + n);
+        store(c + i, x);
+        if constexpr (kDerivatives) store(h + i, out * one_minus_square(x));
+        return out * x;
       });
     });
   }
@@ -199,12 +222,12 @@ class NetworkTile {
 
   // v_ℓ = W_ℓᵀ ĥ_ℓ and ĥ_{ℓ−1} = v_ℓ ⊙ (1 − c_{ℓ−1}²)
   void reverse_layer(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, Activations<T>& keep) {
-    T* v = layer(keep.v, l, rows);
-    const T* c = layer(keep.c, l - 1, rows);
-    T* h = layer(h_, l - 1, rows);
-    multiply(rows, layer(h_, l, rows), width_, w.hid_transposed[l], v, width_, [&](auto width, std::int64_t column) {
-      each(width, rows, column, [&](std::int64_t, std::int64_t at, std::int64_t, int) {
-        store(h + at, load(v + at) * one_minus_square(load(c + at)));
+    T* const v = layer(keep.v, l, rows);
+    const T* const c = layer(keep.c, l - 1, rows);
+    T* const h = layer(h_, l - 1, rows);
+    multiply(rows, layer(h_, l, rows), width_, w.hid_transposed[l], v, width_, [=, this](auto width, Patch patch) {
+      each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
+        store(h + i, load(v + i) * one_minus_square(load(c + i)));
       });
     });
   }
@@ -212,11 +235,20 @@ class NetworkTile {
   // v_1 = W_1ᵀ ĥ_1; g_a = φ' v_1 ⊙ (1 − a²) and, in the row sums, v_1 · dτ/dt
   void reverse_first_layer(const PackedNetwork<T>& w, const TileConditioning<T>& at, std::int64_t rows,
                            Activations<T>& keep) {
-    multiply(rows, h_, width_, w.hid_transposed[0], keep.v, width_, [&](auto width, std::int64_t column) {
-      each(width, rows, column, [&](std::int64_t r, std::int64_t i, std::int64_t n, int) {
-        const Vec<T> v = load(keep.v + i);
-        store(g_a_ + i, slope_[r] * v * one_minus_square(load(keep.a + i)));
-        if (at.dtau) add_to_row(r, v * load(at.dtau + r * at.dtau_stride + n));
+    T *const v_1 = keep.v, *const g_a = g_a_;
+    const T *const a = keep.a, *const slope = slope_, *const dtau = at.dtau;
+    const std::int64_t dtau_stride = at.dtau_stride;
+    multiply(rows, h_, width_, w.hid_transposed[0], v_1, width_, [=, this](auto width, Patch patch) {
+      if (!dtau) {
+        each(width, patch, [=](std::int64_t r, std::int64_t i, std::int64_t, int) {
+          store(g_a + i, slope[r] * load(v_1 + i) * one_minus_square(load(a + i)));
+        });
+        return;
+      }
+      each_with_row_sum(width, patch, [=](std::int64_t r, std::int64_t i, std::int64_t n, int) {
+        const Vec<T> v = load(v_1 + i);
+        store(g_a + i, slope[r] * v * one_minus_square(load(a + i)));
+        return v * load(dtau + r * dtau_stride + n);
       });
     });
   }
@@ -227,35 +259,48 @@ class NetworkTile {
                           const Activations<T>& kept, const TileCotangents<T>& cotangents, const WeightSums<T>& sums,
                           T* d_dtau) {
     clear_row_partials(rows);
-    multiply(rows, cotangents.grad, dim_, w.in, d_v_, width_, [&](auto width, std::int64_t column) {
+    T *const d_v = d_v_, *const g_a = g_a_, *const d_a = d_a_;
+    const T *const kept_a = kept.a, *const kept_v = kept.v, *const slope = slope_, *const dtau = at.dtau;
+    const T *const gates = cotangents.gate, *const dt_bar = cotangents.dt;
+    const std::int64_t dtau_stride = at.dtau_stride;
+    multiply(rows, cotangents.grad, dim_, w.in, d_v, width_, [=, this, &sums](auto width, Patch patch) {
+      if (!dtau) {
+        each_with_row_sum(width, patch, [=](std::int64_t r, std::int64_t i, std::int64_t, int) {
+          const Vec<T> d_ga = load(d_v + i), a = load(kept_a + i), v = load(kept_v + i), a1 = one_minus_square(a);
+          const T scale = gates[r] * slope[r];
+          const Vec<T> g_s = scale * v, d_gs = d_ga * a1;
+          store(g_a + i, g_s * a1);
+          store(d_a + i, d_ga * g_s * (T(-2) * a));
+          store(d_v + i, scale * d_gs);
+          return d_gs * v;
+        });
+        return;
+      }
       Vec<T> dtau_sum[decltype(width)::value] = {};
-      each(width, rows, column, [&](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
-        const Vec<T> d_ga = load(d_v_ + i), a = load(kept.a + i), v = load(kept.v + i);
-        const T gate = cotangents.gate[r], d_dt = cotangents.dt[r];
-        const Vec<T> a1 = one_minus_square(a), g_s = (gate * slope_[r]) * v;
-        Vec<T> d_gs = d_ga * a1;
-        if (at.dtau) {
-          d_gs += d_dt * load(at.dtau + r * at.dtau_stride + n);
-          dtau_sum[j] += d_dt * g_s;
-          if (d_dtau) store(d_dtau + i, d_dt * g_s);
-        }
-        add_to_row(r, d_gs * v);
-        store(g_a_ + i, g_s * a1);
-        store(d_a_ + i, d_ga * g_s * (T(-2) * a));
-        store(d_v_ + i, (gate * slope_[r]) * d_gs);
+      each_with_row_sum(width, patch, [=, &dtau_sum](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
+        const Vec<T> d_ga = load(d_v + i), a = load(kept_a + i), v = load(kept_v + i), a1 = one_minus_square(a);
+        const T scale = gates[r] * slope[r];
+        const Vec<T> g_s = scale * v, d_gs = d_ga * a1 + dt_bar[r] * load(dtau + r * dtau_stride + n);
+        const Vec<T> d_slope = dt_bar[r] * g_s;
+        dtau_sum[j] += d_slope;
+        if (d_dtau) store(d_dtau + i, d_slope);
+        store(g_a + i, g_s * a1);
+        store(d_a + i, d_ga * g_s * (T(-2) * a));
+        store(d_v + i, scale * d_gs);
+        return d_gs * v;
       });
-      if (at.dtau) sums.add_columns(sums.dtau, column, dtau_sum);
+      sums.add_columns(sums.dtau, patch.column, dtau_sum);
     });
     for (std::int64_t r = 0; r < rows; ++r) d_slope_[r] = row_sum(r);
   }
 
   // d_ĥ = W_ℓ d_v; d_v of the layer above, the part of d_c through 1 − c², and ĥ_ℓ again for the weight gradient
   void reverse_cotangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept) {
-    const T* c = layer(kept.c, l, rows);
-    const T* v_above = layer(kept.v, l + 1, rows);
-    T *d_v_above = layer(d_v_, l + 1, rows), *d_c = layer(d_p_, l, rows), *h = layer(h_, l, rows);
-    multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_v_above, width_, [&](auto width, std::int64_t column) {
-      each(width, rows, column, [&](std::int64_t, std::int64_t i, std::int64_t, int) {
+    const T* const c = layer(kept.c, l, rows);
+    const T* const v_above = layer(kept.v, l + 1, rows);
+    T *const d_v_above = layer(d_v_, l + 1, rows), *const d_c = layer(d_p_, l, rows), *const h = layer(h_, l, rows);
+    multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_v_above, width_, [=, this](auto width, Patch patch) {
+      each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
         const Vec<T> d_h = load(d_v_above + i), x = load(c + i), v = load(v_above + i), c1 = one_minus_square(x);
         store(h + i, v * c1);
         store(d_c + i, d_h * v * (T(-2) * x));
@@ -269,14 +314,16 @@ class NetworkTile {
   void last_layer_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
                             const WeightSums<T>& sums) {
     const std::int64_t l = depth_ - 1;
-    const T* c = layer(kept.c, l, rows);
-    T *d_p = layer(d_p_, l, rows), *h = layer(h_, l, rows), *b_sum = l > 0 ? sums.b_hid + l * width_ : sums.b_first;
-    const auto epilogue = [&](auto width, std::int64_t column) {
+    const T* const c = layer(kept.c, l, rows);
+    T *const d_p = layer(d_p_, l, rows), *const h = layer(h_, l, rows);
+    T* const b_sum = l > 0 ? sums.b_hid + l * width_ : sums.b_first;
+    const T *const d_out = d_out_, *const w_out = w.w_out;
+    const auto epilogue = [=, this, &sums](auto width, Patch patch) {
       Vec<T> d_out_weight[decltype(width)::value] = {}, d_bias[decltype(width)::value] = {};
-      each(width, rows, column, [&](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
-        const Vec<T> x = load(c + i), out = load(w.w_out + n), c1 = one_minus_square(x);
-        Vec<T> d_c = broadcast(d_out_[r]);
-        d_out_weight[j] += d_out_[r] * x;
+      each(width, patch, [=, &d_out_weight, &d_bias](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
+        const Vec<T> x = load(c + i), out = load(w_out + n), c1 = one_minus_square(x);
+        Vec<T> d_c = broadcast(d_out[r]);
+        d_out_weight[j] += d_out[r] * x;
         if constexpr (kDerivatives) {
           const Vec<T> d_h = load(d_p + i);
           d_out_weight[j] += d_h * c1;
@@ -287,32 +334,34 @@ class NetworkTile {
         d_bias[j] += d;
         store(d_p + i, d);
       });
-      sums.add_columns(sums.w_out, column, d_out_weight);
-      sums.add_columns(b_sum, column, d_bias);
+      sums.add_columns(sums.w_out, patch.column, d_out_weight);
+      sums.add_columns(b_sum, patch.column, d_bias);
     };
     if constexpr (kDerivatives)
       multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_p, width_, epilogue);
     else
-      for_each_panel(width_ / kVector, [&](auto width, std::int64_t at) { epilogue(width, at * kVector); });
+      for_each_panel(width_ / kVector,
+                     [&](auto width, std::int64_t at) { epilogue(width, Patch{0, rows, at * kVector}); });
   }
 
   // d_s = W_ℓᵀ d_p_ℓ; d_p_{ℓ−1} = (d_c_{ℓ−1} + d_s) ⊙ (1 − c_{ℓ−1}²); sum of db_{ℓ−1}
   template <bool kDerivatives>
   void hidden_cotangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept,
                         const WeightSums<T>& sums) {
-    const T* c = layer(kept.c, l - 1, rows);
-    T *d_p = layer(d_p_, l - 1, rows), *b_sum = l > 1 ? sums.b_hid + (l - 1) * width_ : sums.b_first;
-    multiply(rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s_, width_,
-             [&](auto width, std::int64_t column) {
+    const T* const c = layer(kept.c, l - 1, rows);
+    T *const d_p = layer(d_p_, l - 1, rows), *const d_s = d_s_;
+    T* const b_sum = l > 1 ? sums.b_hid + (l - 1) * width_ : sums.b_first;
+    multiply(rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s, width_,
+             [=, this, &sums](auto width, Patch patch) {
                Vec<T> d_bias[decltype(width)::value] = {};
-               each(width, rows, column, [&](std::int64_t, std::int64_t i, std::int64_t, int j) {
-                 Vec<T> d = load(d_s_ + i);
+               each(width, patch, [=, &d_bias](std::int64_t, std::int64_t i, std::int64_t, int j) {
+                 Vec<T> d = load(d_s + i);
                  if constexpr (kDerivatives) d += load(d_p + i);
                  d *= one_minus_square(load(c + i));
                  d_bias[j] += d;
                  store(d_p + i, d);
                });
-               sums.add_columns(b_sum, column, d_bias);
+               sums.add_columns(b_sum, patch.column, d_bias);
              });
   }
 
@@ -320,18 +369,19 @@ class NetworkTile {
   template <bool kDerivatives>
   void input_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
                        const WeightSums<T>& sums, T* d_tau) {
-    multiply(rows, d_p_, width_, w.hid_transposed[0], d_s_, width_, [&](auto width, std::int64_t column) {
+    T* const d_s = d_s_;
+    const T *const kept_a = kept.a, *const d_a = d_a_;
+    multiply(rows, d_p_, width_, w.hid_transposed[0], d_s, width_, [=, this, &sums](auto width, Patch patch) {
       Vec<T> d_bias[decltype(width)::value] = {};
-      each(width, rows, column, [&](std::int64_t, std::int64_t i, std::int64_t, int j) {
-        const Vec<T> d_s = load(d_s_ + i);
-        if (d_tau) store(d_tau + i, d_s);
-        Vec<T> d = d_s;
-        if constexpr (kDerivatives) d += load(d_a_ + i);
-        d *= one_minus_square(load(kept.a + i));
+      each(width, patch, [=, &d_bias](std::int64_t, std::int64_t i, std::int64_t, int j) {
+        Vec<T> d = load(d_s + i);
+        if (d_tau) store(d_tau + i, d);
+        if constexpr (kDerivatives) d += load(d_a + i);
+        d *= one_minus_square(load(kept_a + i));
         d_bias[j] += d;
-        store(d_s_ + i, d);
+        store(d_s + i, d);
       });
-      sums.add_columns(sums.b_in, column, d_bias);
+      sums.add_columns(sums.b_in, patch.column, d_bias);
     });
   }
 

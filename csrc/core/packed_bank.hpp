@@ -34,9 +34,10 @@ class PackedBank {
     networks_ = memory.take<PackedNetwork<T>>(count_);
     auto* panels = memory.take<Panels<T>>(count_ * 2 * l);
     for (std::int64_t i = 0; i < count_; ++i) {
+      // In the order in which a tile meets them, forward and backward: each panel is followed by the next one needed.
       T* in = data.take<T>(panels_size<T>(s.dim, h));
-      T* in_transposed = data.take<T>(panels_size<T>(h, s.dim));
       T* hid = data.take<T>(2 * l * panels_size<T>(h, h));
+      T* in_transposed = data.take<T>(panels_size<T>(h, s.dim));
       T* vectors = data.take<T>(hp * (2 + l));
       T* time = data.take<T>(moments_ * hp * time_arrays(net, derivatives));
       if (!networks_) continue;
@@ -45,7 +46,10 @@ class PackedBank {
       w.in_transposed = {in_transposed, h, padded<T>(s.dim) / kLanes<T>};
       w.hid = panels + i * 2 * l;
       w.hid_transposed = w.hid + l;
-      for (std::int64_t j = 0; j < 2 * l; ++j) w.hid[j] = {hid + j * panels_size<T>(h, h), h, hp / kLanes<T>};
+      for (std::int64_t j = 0; j < l; ++j) {
+        w.hid[j] = {hid + j * panels_size<T>(h, h), h, hp / kLanes<T>};
+        w.hid_transposed[j] = {hid + (2 * l - 1 - j) * panels_size<T>(h, h), h, hp / kLanes<T>};
+      }
       w.b_in = vectors;
       w.w_out = vectors + hp;
       w.b_hid = vectors + 2 * hp;

@@ -62,14 +62,28 @@ FFRL_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
+/// Rows are too short for the cost of a call to memcpy.
+template <class T>
+FFRL_INLINE void copy(std::int64_t n, const T* from, T* to) {
+  std::int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
+}
+
+template <class T, int kSize, class V, std::size_t... I>
+FFRL_INLINE T sum_halves(V v, std::index_sequence<I...>) {
+  if constexpr (kSize == 2)
+    return v[0] + v[1];
+  else
+    return sum_halves<T, kSize / 2>(
+        __builtin_shufflevector(v, v, int(I)...) + __builtin_shufflevector(v, v, (int(I) + kSize / 2)...),
+        std::make_index_sequence<kSize / 4>{});
+}
+
+/// The sum of the lanes, by halves.
 template <class T>
 FFRL_INLINE T horizontal_sum(Vec<T> v) {
-  // Pairwise, so that the order does not depend on the compiler's choice of shuffle.
-  T part[kLanes<T>];
-  __builtin_memcpy(part, &v, sizeof v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
+  return sum_halves<T, kLanes<T>>(v, std::make_index_sequence<kLanes<T> / 2>{});
 }
 
 template <class T, int kDistance, std::size_t... I>
