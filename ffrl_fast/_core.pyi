@@ -25,11 +25,25 @@ def backward_f64(
     /,
 ) -> None: ...
 def loss_f32(
-    call: _Numbers, potential: _Numbers, force: _Numbers | None, weight: int, d_weight: int, gradients: _Numbers, /
-) -> float: ...
+    call: _Numbers,
+    potential: _Numbers,
+    force: _Numbers | None,
+    value: int,
+    weight: int,
+    d_weight: int,
+    gradients: _Numbers,
+    /,
+) -> None: ...
 def loss_f64(
-    call: _Numbers, potential: _Numbers, force: _Numbers | None, weight: int, d_weight: int, gradients: _Numbers, /
-) -> float: ...
+    call: _Numbers,
+    potential: _Numbers,
+    force: _Numbers | None,
+    value: int,
+    weight: int,
+    d_weight: int,
+    gradients: _Numbers,
+    /,
+) -> None: ...
 def kept_sizes_f32(call: _Numbers, potential: _Numbers, force: _Numbers | None, /) -> tuple[int, int]: ...
 def kept_sizes_f64(call: _Numbers, potential: _Numbers, force: _Numbers | None, /) -> tuple[int, int]: ...
 def isa() -> str: ...

@@ -21,10 +21,11 @@ def _shape(x: Tensor) -> str:
 
 def _like(name: str, x: Tensor, bank: PotentialBank) -> None:
     """``x`` must share the bank's dtype and device: nothing is cast or copied in silence."""
-    if x.dtype != bank.theta.dtype:
-        raise TypeError(f"{name}: expected dtype {bank.theta.dtype} as the bank's, found {x.dtype}")
-    if x.device != bank.theta.device:
-        raise ValueError(f"{name}: expected device {bank.theta.device} as the bank's, found {x.device}")
+    theta = bank.theta
+    if x.dtype != theta.dtype:
+        raise TypeError(f"{name}: expected dtype {theta.dtype} as the bank's, found {x.dtype}")
+    if x.device != theta.device:
+        raise ValueError(f"{name}: expected device {theta.device} as the bank's, found {x.device}")
 
 
 def check_bank(name: str, bank: PotentialBank) -> PotentialBank:
@@ -57,7 +58,7 @@ def check_times(name: str, t: float | Tensor, rows: int, bank: PotentialBank) ->
     raise ValueError(f"{name}: expected a number or shape (), (1,) or ({rows},), found {_shape(t)}")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Selection:
     """Which potential moves a row: one for all (``potential`` ≥ 0), one each (``index``) or a mixture (``gates``)."""
 

@@ -4,7 +4,8 @@
 moment to moment; ``ffrl_fast::field_backward`` is its gradient; ``ffrl_fast::hj_loss`` is a loss and its gradients in
 one sweep. Each is registered with ``torch.library``, with a fake implementation (for ``torch.compile``) and a vmap
 rule. They have no autograd of their own: the ``torch.autograd.Function`` around each supplies it at a third of the cost
-of ``torch.library.register_autograd``.
+of ``torch.library.register_autograd``. Where nobody listens to the dispatcher (:func:`_direct`) a call does without it,
+and without what ``Function.apply`` does for function transforms: at B = 1 these two are half of a call's time.
 
 The backward of the backward is not native. It raises an error that says so; a silent zero or a detached gradient would
 be worse than none.
@@ -35,9 +36,9 @@ _INPUTS = (
 )
 _NUM_INPUTS = 14
 _SINUSOIDAL = 2  # the number of this time embedding, csrc/core/layout.hpp
-# The inputs that have gradients, by their place among the inputs.
+# The inputs that have gradients, by their place among the inputs; and by their place among the gradients:
 _DIFFERENTIABLE = {"z": 0, "t": 1, "theta": 2, "tau": 3, "dtau": 4, "force_theta": 5, "force_tau": 6, "gates": 8}
-_GRADIENTS = ", ".join(f"Tensor d_{name}" for name in _DIFFERENTIABLE)
+_CONDITIONING, _GATES = (3, 4, 6), 7
 
 _library = torch.library.Library("ffrl_fast", "DEF")
 _library.define(
@@ -45,9 +46,10 @@ _library.define(
 )
 _library.define(
     f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? residual_bar, Tensor? motion_bar, "
-    f"Tensor? path, Tensor tape, Tensor packed, bool[] wanted) -> ({_GRADIENTS})"
+    f"Tensor? path, Tensor tape, Tensor packed, bool[] wanted) -> Tensor[] gradients"
 )
-_library.define(f"hj_loss({_INPUTS}, Tensor? weight, bool[] wanted) -> (Tensor value, Tensor d_weight, {_GRADIENTS})")
+# The last of ``wanted`` is the gradient of the weight.
+_library.define(f"hj_loss({_INPUTS}, Tensor? weight, bool[] wanted) -> (Tensor value, Tensor[] gradients)")
 
 
 class Inputs(NamedTuple):
@@ -112,7 +114,7 @@ def _address(x: Tensor | None) -> int:
 
 
 def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
+    return x if x is None or x.is_contiguous() else x.contiguous()
 
 
 def _network(theta: Tensor, tau: Tensor | None, dtau: Tensor | None, dim: int, shape: list[int]) -> tuple[int, ...]:
@@ -120,36 +122,42 @@ def _network(theta: Tensor, tau: Tensor | None, dtau: Tensor | None, dim: int, s
     return (_address(theta), _address(tau), _address(dtau), theta.shape[1], conditioned, dim, *shape)
 
 
-class _Problem:
-    """The problem as csrc/bindings/module.cpp takes it; keeps alive the copies that it had to make."""
+class Problem(NamedTuple):
+    """The problem as csrc/bindings/module.cpp takes it; keeps alive the copies that had to be made."""
 
-    def __init__(self, inputs: Inputs) -> None:
-        i = inputs
-        # Rows of unit stride are read where they lie.
-        z = i.z if i.z.stride(1) == 1 or i.z.shape[1] == 1 else i.z.contiguous()
-        t, theta = i.t.contiguous(), i.theta.contiguous()
-        others = [_contiguous(x) for x in (i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates)]
-        tau, dtau, force_theta, force_tau, index, gates = others
-        self._alive = (z, t, theta, others)
-        self.call = (
-            torch.get_num_threads(),
-            z.shape[0],
-            theta.shape[0],
-            i.moments,
-            max(i.substeps, 1),
-            i.step,
-            not i.substeps and t.shape[0] > 1,
-            _address(z),
-            z.stride(0),
-            _address(t),
-            i.potential,
-            _address(index),
-            _address(gates),
-            gates is not None and gates.dim() == 3,
-            i.residual,
-        )
-        self.potential = _network(theta, tau, dtau, z.shape[1], i.shape[:4])
-        self.force = None if force_theta is None else _network(force_theta, force_tau, None, z.shape[1], i.shape[4:])
+    call: tuple[int | float, ...]
+    potential: tuple[int, ...]
+    force: tuple[int, ...] | None
+    alive: tuple[Tensor | None, ...]
+
+
+def native_problem(i: Inputs) -> Problem:
+    """``i`` in numbers."""
+    # Rows of unit stride are read where they lie.
+    z = i.z if i.z.stride(1) == 1 or i.z.shape[1] == 1 else i.z.contiguous()
+    alive = (z, *(_contiguous(x) for x in (i.t, i.theta, i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates)))
+    _, t, theta, tau, dtau, force_theta, force_tau, index, gates = alive
+    assert t is not None and theta is not None
+    rows, dim = z.shape
+    call = (
+        torch.get_num_threads(),
+        rows,
+        theta.shape[0],
+        i.moments,
+        max(i.substeps, 1),
+        i.step,
+        not i.substeps and t.shape[0] > 1,
+        z.data_ptr(),
+        z.stride(0),
+        t.data_ptr(),
+        i.potential,
+        _address(index),
+        _address(gates),
+        gates is not None and gates.dim() == 3,
+        i.residual,
+    )
+    force = None if force_theta is None else _network(force_theta, force_tau, None, dim, i.shape[4:])
+    return Problem(call, _network(theta, tau, dtau, dim, i.shape[:4]), force, alive)
 
 
 def _entry(name: str, dtype: torch.dtype) -> Any:
@@ -189,89 +197,96 @@ def _field_cpu(*args: Any) -> Tensors:
         outputs[3].copy_(inputs.z[None])
         return outputs
     grad, path = (0, motion) if inputs.substeps else (motion, 0)
-    problem = _Problem(inputs)
-    _entry("forward", inputs.z.dtype)(
-        problem.call, problem.potential, problem.force, (u, dt, residual, grad, path, tape, packed)
-    )
+    call, potential, force, _alive = native_problem(inputs)
+    _entry("forward", inputs.z.dtype)(call, potential, force, (u, dt, residual, grad, path, tape, packed))
     return outputs
 
 
-def _empty_gradients(inputs: Inputs, wanted: list[bool]) -> Tensors:
-    """One gradient for each differentiable input, not filled; an empty tensor for what is not wanted."""
-    like: list[Any] = [inputs[place] for place in _DIFFERENTIABLE.values()]
-    return tuple(
-        torch.empty_like(x, memory_format=torch.contiguous_format) if want else inputs.z.new_empty(0)
-        for x, want in zip(like, wanted, strict=True)
-    )
+def _differentiable(inputs: Inputs) -> list[Tensor | None]:
+    """The inputs that have gradients; ``wanted`` and the engine's gradients come in this order."""
+    i = inputs
+    return [i.z, i.t, i.theta, i.tau, i.dtau, i.force_theta, i.force_tau, i.gates]
 
 
-def _clear_what_is_added_to(inputs: Inputs, gradients: Tensors) -> None:
-    """Zeroes the gradients of which the engine writes only a part."""
-    named = dict(zip(_DIFFERENTIABLE, gradients, strict=True))
-    named["gates"].zero_()
-    if not inputs.substeps and inputs.t.shape[0] > 1:
-        # Each row reaches the conditioning of its own potential only.
-        for name in ("tau", "dtau", "force_tau"):
-            named[name].zero_()
+def _empty_gradients(inputs: Inputs, wanted: list[bool]) -> list[Tensor | None]:
+    """Room for each gradient that is wanted. Cleared where the engine writes only a part of it."""
+    per_row = not inputs.substeps and inputs.t.shape[0] > 1
+    result: list[Tensor | None] = []
+    for place, (x, want) in enumerate(zip(_differentiable(inputs), wanted, strict=False)):
+        if not want or x is None:
+            result.append(None)
+        elif place == _GATES or (per_row and place in _CONDITIONING):
+            # Each row reaches its own gates and the conditioning of its own potential only.
+            result.append(torch.zeros_like(x, memory_format=torch.contiguous_format))
+        else:
+            result.append(torch.empty_like(x, memory_format=torch.contiguous_format))
+    return result
 
 
-def _field_backward_cpu(*args: Any) -> Tensors:
+def _addresses(gradients: list[Tensor | None]) -> tuple[int, ...]:
+    return tuple([0 if x is None else x.data_ptr() for x in gradients])
+
+
+def _only(gradients: list[Tensor | None]) -> list[Tensor]:
+    return [x for x in gradients if x is not None]
+
+
+def _field_backward_cpu(*args: Any) -> list[Tensor]:
     inputs = Inputs(*args[:_NUM_INPUTS])
     u_bar, dt_bar, residual_bar, motion_bar, path, tape, packed, wanted = args[_NUM_INPUTS:]
     gradients = _empty_gradients(inputs, wanted)
     if inputs.z.shape[0] == 0 or inputs.moments == 0:
-        for gradient in gradients:
+        for gradient in _only(gradients):
             gradient.zero_()
-        if inputs.moments == 0 and wanted[0] and motion_bar is not None:
+        if inputs.moments == 0 and gradients[0] is not None and motion_bar is not None:
             gradients[0].copy_(motion_bar[0])
-        return gradients
-    _clear_what_is_added_to(inputs, gradients)
+        return _only(gradients)
     bars = [_contiguous(x) for x in (u_bar, dt_bar, residual_bar, motion_bar)]
     u, dt, residual, motion = (_address(x) for x in bars)
     grad, path_bar = (0, motion) if inputs.substeps else (motion, 0)
-    problem = _Problem(inputs)
+    call, potential, force, _alive = native_problem(inputs)
     _entry("backward", inputs.z.dtype)(
-        problem.call,
-        problem.potential,
-        problem.force,
+        call,
+        potential,
+        force,
         (_address(path), _address(tape), _address(packed)),
         (u, dt, residual, grad, path_bar),
-        tuple(_address(x) for x in gradients),
+        _addresses(gradients),
     )
-    return gradients
+    return _only(gradients)
 
 
-def _empty_loss(inputs: Inputs, weight: Tensor | None, wanted: list[bool]) -> Tensors:
-    d_weight = torch.empty_like(weight) if weight is not None else inputs.z.new_empty(0)
-    return inputs.z.new_empty(()), d_weight, *_empty_gradients(inputs, wanted)
+def _empty_loss(
+    inputs: Inputs, weight: Tensor | None, wanted: list[bool]
+) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
+    d_weight = torch.empty_like(weight) if weight is not None and wanted[-1] else None
+    return inputs.z.new_empty(()), _empty_gradients(inputs, wanted), d_weight
 
 
-def _hj_loss_cpu(*args: Any) -> Tensors:
-    inputs = Inputs(*args[:_NUM_INPUTS])
-    weight, wanted = args[_NUM_INPUTS:]
-    outputs = _empty_loss(inputs, weight, wanted)
-    value, d_weight, *gradients = outputs
-    if inputs.z.shape[0] == 0:
-        for output in outputs:
-            output.zero_()
-        return value.fill_(math.nan), d_weight, *gradients  # the mean of nothing, as torch's
-    _clear_what_is_added_to(inputs, tuple(gradients))
-    value.fill_(_run_loss(inputs, weight, d_weight, gradients))
-    return outputs
+def _hj_loss_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    inputs, weight, wanted = Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS], args[_NUM_INPUTS + 1]
+    value, gradients, d_weight = _empty_loss(inputs, weight, wanted)
+    _run_loss(inputs, weight, value, gradients, d_weight)
+    return value, _only([*gradients, d_weight])
 
 
 def _run_loss(
-    inputs: Inputs, weight: Tensor | None, d_weight: Tensor | None, gradients: Sequence[Tensor | None]
-) -> float:
-    problem = _Problem(inputs)
+    inputs: Inputs,
+    weight: Tensor | None,
+    value: Tensor,
+    gradients: list[Tensor | None],
+    d_weight: Tensor | None = None,
+) -> None:
+    """Fills ``value`` and the gradients."""
+    if inputs.z.shape[0] == 0:
+        for gradient in _only([*gradients, d_weight]):
+            gradient.zero_()
+        value.fill_(math.nan)  # the mean of nothing, as torch's
+        return
+    call, potential, force, _alive = native_problem(inputs)
     weight = _contiguous(weight)
-    return _entry("loss", inputs.z.dtype)(
-        problem.call,
-        problem.potential,
-        problem.force,
-        _address(weight),
-        _address(d_weight),
-        tuple(_address(x) for x in gradients),
+    _entry("loss", value.dtype)(
+        call, potential, force, value.data_ptr(), _address(weight), _address(d_weight), _addresses(gradients)
     )
 
 
@@ -279,14 +294,16 @@ def _field_fake(*args: Any) -> Tensors:
     return _empty_outputs(Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS])
 
 
-def _field_backward_fake(*args: Any) -> Tensors:
-    return _empty_gradients(Inputs(*args[:_NUM_INPUTS]), args[-1])
+def _field_backward_fake(*args: Any) -> list[Tensor]:
+    return _only(_empty_gradients(Inputs(*args[:_NUM_INPUTS]), args[-1]))
 
 
-def _hj_loss_fake(*args: Any) -> Tensors:
-    return _empty_loss(Inputs(*args[:_NUM_INPUTS]), *args[_NUM_INPUTS:])
+def _hj_loss_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    value, gradients, d_weight = _empty_loss(Inputs(*args[:_NUM_INPUTS]), *args[_NUM_INPUTS:])
+    return value, _only([*gradients, d_weight])
 
 
+_CPU: dict[str, Any] = {"field": _field_cpu, "field_backward": _field_backward_cpu, "hj_loss": _hj_loss_cpu}
 for _name, _cpu, _fake in (
     ("field", _field_cpu, _field_fake),
     ("field_backward", _field_backward_cpu, _field_backward_fake),
@@ -294,6 +311,33 @@ for _name, _cpu, _fake in (
 ):
     _library.impl(_name, _cpu, "CPU")
     torch.library.register_fake(f"ffrl_fast::{_name}", _fake, lib=_library)
+
+
+def _direct(z: Tensor, theta: Tensor) -> bool:
+    """Whether nothing needs to see the operators go through the dispatcher.
+
+    No tracer, dispatch mode, function transform or profiler is active, and the tensors are plain.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(z) in _PLAIN
+        and type(theta) in _PLAIN
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._is_tracing()
+        and not torch._C._autograd._profiler_enabled()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(z)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(theta)
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _run(name: str, args: tuple[Any, ...]) -> Any:
+    """The operator, through the dispatcher or past it."""
+    return _CPU[name](*args) if _direct(args[0], args[2]) else getattr(torch.ops.ffrl_fast, name)(*args)
+
 
 # -------------------------------------------------------------------------------------------------------------- vmap
 
@@ -394,7 +438,7 @@ def _each(info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> list[li
     ]
 
 
-def _vmap_field_backward_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
+def _vmap_field_backward_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], list[int]]:
     """One call a mapped element: the gradients of what the rows share (parameters, one time) are asked for by element.
 
     The tape of the folded forward does not divide by element, so the activations are computed again.
@@ -404,12 +448,16 @@ def _vmap_field_backward_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> 
         torch.ops.ffrl_fast.field_backward(*picked[:-3], none, none, picked[-1])
         for picked in _each(info, in_dims, args)
     ]
-    return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0,) * len(_DIFFERENTIABLE)
+    gradients = [torch.stack(x) for x in zip(*results, strict=True)]
+    return gradients, [0] * len(gradients)
 
 
-def _vmap_hj_loss_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
-    results = [torch.ops.ffrl_fast.hj_loss(*picked) for picked in _each(info, in_dims, args)]
-    return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0,) * (2 + len(_DIFFERENTIABLE))
+def _vmap_hj_loss_op(
+    info: Any, in_dims: tuple[Any, ...], *args: Any
+) -> tuple[tuple[Tensor, list[Tensor]], tuple[int, list[int]]]:
+    values, results = zip(*(torch.ops.ffrl_fast.hj_loss(*picked) for picked in _each(info, in_dims, args)), strict=True)
+    gradients = [torch.stack(x) for x in zip(*results, strict=True)]
+    return (torch.stack(values), gradients), (0, [0] * len(gradients))
 
 
 torch.library.register_vmap("ffrl_fast::field", _vmap_field_op, lib=_library)
@@ -424,12 +472,24 @@ _SECOND_ORDER = (
 )
 
 
-def _place(gradients: Tensors, wanted: list[bool], length: int) -> list[Tensor | None]:
-    """Gradients at the places of the inputs that they belong to."""
+def _apply(function: Any, args: tuple[Any, ...]) -> Any:
+    """``function.apply(*args)``.
+
+    Where no function transform needs it, without the step before: that one binds default arguments by
+    ``inspect.signature``, at 10 µs a call.
+    """
+    if _direct(args[0], args[2]):
+        return super(torch.autograd.Function, function).apply(*args)
+    return function.apply(*args)
+
+
+def _place(gradients: Sequence[Tensor], wanted: Sequence[bool], length: int) -> list[Tensor | None]:
+    """Gradients, only those wanted, at the places of the inputs that they belong to."""
     result: list[Tensor | None] = [None] * length
-    for place, gradient, want in zip(_DIFFERENTIABLE.values(), gradients, wanted, strict=True):
+    left = iter(gradients)
+    for place, want in zip(_DIFFERENTIABLE.values(), wanted, strict=False):
         if want:
-            result[place] = gradient
+            result[place] = next(left)
     return result
 
 
@@ -438,7 +498,7 @@ class _Field(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> Tensors:
-        return torch.ops.ffrl_fast.field(*args)
+        return _run("field", args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -452,13 +512,14 @@ class _Field(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, path, tape, packed = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE.values()]
+        needs = ctx.needs_input_grad
+        wanted = [needs[i] for i in _DIFFERENTIABLE.values()]
         bars = cotangents[:4]
         if all(x is None for x in bars):
             return (None,) * (_NUM_INPUTS + 1)
         args = (*inputs, *ctx.plain, *bars, path, tape, packed, wanted)
-        run = _FieldBackward.apply if torch.is_grad_enabled() else torch.ops.ffrl_fast.field_backward
-        return tuple(_place(run(*args), wanted, _NUM_INPUTS + 1))
+        found = _FieldBackward.apply(*args) if torch.is_grad_enabled() else _run("field_backward", args)
+        return tuple(_place(found, wanted, _NUM_INPUTS + 1))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[Any, ...]]:
@@ -483,11 +544,12 @@ class _FirstOrderOnly(torch.autograd.Function):
 class _FieldBackward(_FirstOrderOnly):
     @staticmethod
     def forward(*args: Any) -> Tensors:
-        return torch.ops.ffrl_fast.field_backward(*args)
+        return tuple(_run("field_backward", args))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
-        return _vmap_field_backward_op(info, in_dims, *args)
+        gradients, dims = _vmap_field_backward_op(info, in_dims, *args)
+        return tuple(gradients), tuple(dims)
 
 
 class _HJLoss(torch.autograd.Function):
@@ -495,12 +557,16 @@ class _HJLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> Tensors:
-        return torch.ops.ffrl_fast.hj_loss(*args)
+        value, gradients = _run("hj_loss", args)
+        return value, *gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        _, *gradients = output
-        ctx.save_for_backward(*inputs[:9], inputs[_NUM_INPUTS], *gradients)
+        gradients = output[1:]
+        # The inputs are kept only to be differentiated a second time, which is an error that must be raised.
+        leaves = [x for x in (*inputs[:9], inputs[_NUM_INPUTS]) if x is not None and x.requires_grad]
+        ctx.save_for_backward(*gradients, *leaves)
+        ctx.count, ctx.wanted = len(gradients), inputs[_NUM_INPUTS + 1]
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
 
@@ -508,19 +574,19 @@ class _HJLoss(torch.autograd.Function):
     def backward(ctx: Any, value_bar: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if value_bar is None:
             return (None,) * (_NUM_INPUTS + 2)
-        *inputs, d_weight, z, t, theta, tau, dtau, force_theta, force_tau, gates = ctx.saved_tensors
-        gradients = (d_weight, z, t, theta, tau, dtau, force_theta, force_tau, gates)
+        saved = ctx.saved_tensors
+        gradients, leaves = saved[: ctx.count], saved[ctx.count :]
         if torch.is_grad_enabled():
-            scaled = _ScaledGradients.apply(value_bar, *gradients, *inputs)
-        else:
-            scaled = tuple(value_bar * x for x in gradients)
-        wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE.values()]
-        weight = scaled[0] if ctx.needs_input_grad[_NUM_INPUTS] else None
-        return (*_place(scaled[1:], wanted, _NUM_INPUTS), weight, None)
+            gradients = _ScaledGradients.apply(value_bar, len(gradients), *gradients, *leaves)
+        elif not (_direct(value_bar, value_bar) and value_bar.item() == 1):  # nothing to do for loss.backward()
+            gradients = tuple(value_bar * x for x in gradients)
+        d_weight = gradients[-1] if ctx.wanted[-1] else None
+        return (*_place(gradients, ctx.wanted[:-1], _NUM_INPUTS), d_weight, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
-        return _vmap_hj_loss_op(info, in_dims, *args)
+        (value, gradients), (dim, dims) = _vmap_hj_loss_op(info, in_dims, *args)
+        return (value, *gradients), (dim, *dims)
 
 
 class _ScaledGradients(_FirstOrderOnly):
@@ -529,8 +595,8 @@ class _ScaledGradients(_FirstOrderOnly):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value_bar: Tensor, *args: Tensor | None) -> Tensors:
-        return tuple(value_bar * x for x in args[: 1 + len(_DIFFERENTIABLE)] if x is not None)
+    def forward(value_bar: Tensor, count: int, *args: Tensor) -> Tensors:
+        return tuple(value_bar * x for x in args[:count])
 
 
 # -------------------------------------------------------------------------------------------------------- entry points
@@ -546,38 +612,35 @@ class Evaluated(NamedTuple):
 
 
 def _requires_grad(inputs: Inputs) -> list[bool]:
-    enabled = torch.is_grad_enabled()
-    found = (inputs[place] for place in _DIFFERENTIABLE.values())
-    return [enabled and isinstance(x, Tensor) and x.requires_grad for x in found]
+    if not torch.is_grad_enabled():
+        return [False] * len(_DIFFERENTIABLE)
+    return [x is not None and x.requires_grad for x in _differentiable(inputs)]
 
 
 def evaluate(inputs: Inputs) -> Evaluated:
     """The field at one moment, or the path through N."""
-    differentiable = any(_requires_grad(inputs))
-    run = _Field.apply if differentiable else torch.ops.ffrl_fast.field
-    return Evaluated(*run(*inputs, differentiable)[:4])
+    if any(_requires_grad(inputs)):
+        return Evaluated(*_apply(_Field, (*inputs, True))[:4])
+    return Evaluated(*_run("field", (*inputs, False))[:4])
 
 
 def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
     """mean over rows of weight · residual², () ; its gradients, where any is needed, from the same sweep."""
     wanted = _requires_grad(inputs)
-    d_weight = weight is not None and weight.requires_grad and torch.is_grad_enabled()
-    if any(wanted) or d_weight:
-        return _HJLoss.apply(*inputs, weight, wanted)[0]
+    wanted.append(weight is not None and weight.requires_grad and torch.is_grad_enabled())
+    if any(wanted):
+        return _apply(_HJLoss, (*inputs, weight, wanted))[0]
     square = evaluate(inputs).residual.square()
     return square.mean() if weight is None else (weight * square).mean()
 
 
 def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """Value and gradients without autograd, by one direct call into the engine; times that all rows share."""
-    z, theta = torch.empty(inputs.z.shape, dtype=inputs.z.dtype), torch.empty_like(inputs.theta)
-    force = None if inputs.force_theta is None else torch.empty_like(inputs.force_theta)
-    gates = None if inputs.gates is None else torch.zeros(inputs.gates.shape, dtype=inputs.gates.dtype)
-    value = math.nan  # the mean of nothing, as torch's
-    if inputs.z.shape[0]:
-        value = _run_loss(inputs, weight, None, (z, None, theta, None, None, force, None, gates))
-    else:
-        theta.zero_()
-        if force is not None:
-            force.zero_()
-    return torch.tensor(value, dtype=z.dtype), HJGradients(z, theta, force, gates)
+    z, theta, force_theta, gates = inputs.z, inputs.theta, inputs.force_theta, inputs.gates
+    dtype, empty = z.dtype, torch.empty
+    value = empty((), dtype=dtype)
+    d_z, d_theta = empty(z.shape, dtype=dtype), empty(theta.shape, dtype=dtype)
+    d_force = None if force_theta is None else empty(force_theta.shape, dtype=dtype)
+    d_gates = None if gates is None else torch.zeros(gates.shape, dtype=dtype)
+    _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates])
+    return value, HJGradients(d_z, d_theta, d_force, d_gates)

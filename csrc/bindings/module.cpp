@@ -98,17 +98,17 @@ void backward(const py::tuple& call, const py::tuple& potential, const py::objec
   ffrl::backward(p, kept, bar, to);
 }
 
-/// weight and d_weight: addresses; returns the loss
+/// value, weight and d_weight: addresses
 template <class T>
-double loss(const py::tuple& call, const py::tuple& potential, const py::object& force, Address weight,
-            Address d_weight, const py::tuple& grads) {
+void loss(const py::tuple& call, const py::tuple& potential, const py::object& force, Address value, Address weight,
+          Address d_weight, const py::tuple& grads) {
   const auto p = problem<T>(call, potential, force);
   const auto to = gradients<T>(grads);
-  double value = 0;
-  const ffrl::Loss<T> loss{at<const T>(weight), &value, at<T>(d_weight)};
+  double sum = 0;
+  const ffrl::Loss<T> loss{at<const T>(weight), &sum, at<T>(d_weight)};
   py::gil_scoped_release release;
   ffrl::loss(p, loss, to);
-  return value;
+  *at<T>(value) = static_cast<T>(sum);
 }
 
 template <class T>

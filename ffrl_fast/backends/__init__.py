@@ -67,17 +67,15 @@ def choose(request: Request, backend: str | None = None) -> Backend:
         ValueError: for an unknown name.
         RuntimeError: when the backend asked for by name cannot run the request.
     """
-    for name, source in (
-        (backend, "backend"),
-        (_forced, "use_backend"),
-        (os.environ.get("FFRL_FAST_BACKEND") or None, "FFRL_FAST_BACKEND"),
-    ):
-        if name is not None:
-            candidate = _named(name, source)
-            verdict = candidate.can_run(request)
-            if not verdict:
-                raise RuntimeError(f"{source}={name!r} cannot run {request.operator}: {verdict.reason}")
-            return candidate
+    variable = os.environ.get("FFRL_FAST_BACKEND") or None
+    if backend is not None or _forced is not None or variable is not None:
+        for name, source in ((backend, "backend"), (_forced, "use_backend"), (variable, "FFRL_FAST_BACKEND")):
+            if name is not None:
+                candidate = _named(name, source)
+                verdict = candidate.can_run(request)
+                if not verdict:
+                    raise RuntimeError(f"{source}={name!r} cannot run {request.operator}: {verdict.reason}")
+                return candidate
     for candidate in _IN_ORDER:
         if candidate.can_run(request):
             return candidate

@@ -76,7 +76,6 @@ class CpuBackend:
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
         return native.hj_loss(_inputs(call), weight)
 
-    @torch.no_grad()
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
         if call.t.shape[0] > 1 or call.bank.has_own_conditioning:
             # The gradient of the conditioning is autograd's.

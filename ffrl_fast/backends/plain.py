@@ -53,7 +53,9 @@ class ReferenceBackend:
                 bank.theta,
                 bank.shape,
                 *call.conditioning(bank),
-                **vars(call.selection),
+                potential=call.selection.potential,
+                index=call.selection.index,
+                gates=call.selection.gates,
                 tangent=tangent,
             )
 

@@ -94,7 +94,7 @@ def test_both_languages_size_what_is_kept_alike(dtype: torch.dtype, with_force: 
                 None, torch.zeros(7, 2, dtype=dtype) if gates else None, -1 if gates else 1,
                 [*bank.shape.native, *(force.shape.native if with_force else ())], with_force, substeps, 1.0,
             )  # fmt: skip
-            problem = native._Problem(inputs)
+            problem = native.native_problem(inputs)
             assert size(problem.call, problem.potential, problem.force) == native.kept_sizes(inputs)
 
 

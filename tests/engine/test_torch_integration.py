@@ -108,7 +108,7 @@ def test_opcheck_native(selection: str, per_row_time: bool, force: bool) -> None
     wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE.values()]
     opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
     if force:
-        opcheck(torch.ops.ffrl_fast.hj_loss.default, (*arguments, torch.rand_like(u), wanted))
+        opcheck(torch.ops.ffrl_fast.hj_loss.default, (*arguments, torch.rand_like(u), [*wanted, True]))
 
 
 @pytest.mark.parametrize("substeps", [1, 2])
