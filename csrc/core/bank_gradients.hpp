@@ -40,33 +40,32 @@ class BankGradients {
     const auto [k, from, to] = block_of(piece);
     const NetworkShape& s = net_.shape;
     const std::int64_t h = s.width, hp = padded<T>(h), d = s.dim, dp = padded<T>(d), l = s.depth;
-    const bool opens = from == 0;
     const Layout at(s);
     if (T* theta = theta_of(k)) {
-      for (std::int64_t n = from; n < to; ++n) {
-        clear(d, theta + at.w_in + n * d);
-        theta[at.b_in + n] = theta[at.w_out + n] = T(0);
-        for (std::int64_t i = 0; i < l; ++i) {
-          clear(h, theta + at.w_hid + (i * h + n) * h);
-          theta[at.b_hid + i * h + n] = T(0);
-        }
-      }
-      if (opens) clear(net_.stride - at.b_out, theta + at.b_out);
+      bool written = false;  // the first slot writes, the others add
       for_each_slot(slots, k, [&](std::int64_t slot) {
         const WeightSums<T> sums = slots.at(slot, 0);
-        for (std::int64_t n = from; n < to; ++n) {
-          theta[at.b_in + n] += sums.b_in[n];
-          theta[at.w_out + n] += sums.w_out[n];
-          for (std::int64_t i = 1; i < l; ++i) theta[at.b_hid + i * h + n] += sums.b_hid[i * hp + n];
-          if (sums.fresh) continue;
-          add(d, sums.w_in + n * dp, theta + at.w_in + n * d);
-          for (std::int64_t i = 0; i < l; ++i)
-            add(h, sums.w_hid + (i * h + n) * hp, theta + at.w_hid + (i * h + n) * h);
+        if (sums.fresh) return;
+        const auto put = [written](std::int64_t n, const T* x, T* y) { written ? add(n, x, y) : copy(n, x, y); };
+        const std::int64_t units = to - from;
+        put(units, sums.b_in + from, theta + at.b_in + from);
+        put(units, sums.w_out + from, theta + at.w_out + from);
+        for (std::int64_t n = from; n < to; ++n) put(d, sums.w_in + n * dp, theta + at.w_in + n * d);
+        for (std::int64_t i = 0; i < l; ++i) {
+          if (i > 0) put(units, sums.b_hid + i * hp + from, theta + at.b_hid + i * h + from);
+          for (std::int64_t n = from; n < to; ++n)
+            put(h, sums.w_hid + (i * h + n) * hp, theta + at.w_hid + (i * h + n) * h);
         }
-        if (!opens) return;
-        theta[at.b_out] += *sums.b_out;
-        if (s.separable()) theta[at.energy] += *sums.energy;
+        if (from == 0) {
+          put(1, sums.b_out, theta + at.b_out);
+          if (s.separable()) put(1, sums.energy, theta + at.energy);
+        }
+        written = true;
       });
+      if (!written) clear_core(from, to, theta);
+      for (std::int64_t n = from; n < to; ++n) theta[at.b_hid + n] = T(0);
+      if (s.time == TimeEmbedding::sinusoidal && !(moments_ && uses(k) && net_.computes_time()))
+        clear_time(from, to, theta);
     }
     // With a time for each row the slots hold one sum over all rows.
     for (std::int64_t moment = 0; moment < slots.moments(); ++moment) {
@@ -102,8 +101,8 @@ class BankGradients {
     const Layout at(s);
     const T* w = bank.theta(k) + at.w_hid;
     for (std::int64_t moment = 0; moment < moments_; ++moment) {
-      double sum[kUnits] = {};
-      for (std::int64_t i = 0; i < h; ++i) add_scaled(to - from, d_b1_[place(k, moment) + i], w + i * h + from, sum);
+      double sum[kUnits];
+      precise_columns(h, d_b1_ + place(k, moment), w + from, h, to - from, sum);
       const std::int64_t given = ((net_.conditioned > 1 ? k : 0) * moments_ + moment) * h;
       for (std::int64_t n = from; n < to; ++n) {
         d_tau_[place(k, moment) + n] = static_cast<T>(sum[n - from]);
@@ -116,10 +115,10 @@ class BankGradients {
     const Conditioning<T>& time = bank[k].time;
     for (std::int64_t moment = 0; moment < moments_; ++moment)
       for (std::int64_t n = from; n < to; ++n) {
-        const T d_tau = d_tau_[place(k, moment) + n];
-        theta[at.b_time2 + n] += d_tau;
-        add_scaled(h, d_tau, time.y + moment * hp, theta + at.w_time2 + n * h);
-        if (time.dy) add_scaled(h, d_dtau_[place(k, moment) + n], time.dy + moment * hp, theta + at.w_time2 + n * h);
+        const T d_tau = d_tau_[place(k, moment) + n], d_dtau = d_dtau_[place(k, moment) + n];
+        theta[at.b_time2 + n] = moment ? theta[at.b_time2 + n] + d_tau : d_tau;
+        combine(h, d_tau, time.y + moment * hp, d_dtau, time.dy ? time.dy + moment * hp : nullptr, moment > 0,
+                theta + at.w_time2 + n * h);
       }
   }
 
@@ -138,10 +137,8 @@ class BankGradients {
     T* theta = theta_of(k);
     for (std::int64_t moment = 0; moment < moments_; ++moment) {
       double sum[kUnits] = {}, d_sum[kUnits] = {};
-      for (std::int64_t i = 0; i < h; ++i) {
-        add_scaled(to - from, d_tau_[place(k, moment) + i], w2 + i * h + from, sum);
-        if (time.dq) add_scaled(to - from, d_dtau_[place(k, moment) + i], w2 + i * h + from, d_sum);
-      }
+      precise_columns(h, d_tau_ + place(k, moment), w2 + from, h, to - from, sum);
+      if (time.dq) precise_columns(h, d_dtau_ + place(k, moment), w2 + from, h, to - from, d_sum);
       alignas(64) T d_q[kUnits], d_dq[kUnits];
       for (std::int64_t i = 0; i < kUnits; ++i) {
         d_q[i] = static_cast<T>(sum[i]);
@@ -157,14 +154,14 @@ class BankGradients {
       for (std::int64_t n = from; n < to; ++n) {
         const T q = d_q[n - from], dq = d_dq[n - from];
         if (theta) {
-          theta[at.b_time1 + n] += q;
-          add_scaled(d, q, embedding.value(moment), theta + at.w_time1 + n * d);
-          if (time.dq) add_scaled(d, dq, embedding.first(moment), theta + at.w_time1 + n * d);
+          theta[at.b_time1 + n] = moment ? theta[at.b_time1 + n] + q : q;
+          combine(d, q, embedding.value(moment), dq, time.dq ? embedding.first(moment) : nullptr, moment > 0,
+                  theta + at.w_time1 + n * d);
         }
         if (out_.time) {
-          const T q_dot = time.dq ? time.dq[moment * hp + n] : dot(d, w1 + n * d, embedding.first(moment));
+          const double q_dot = time.dq ? time.dq[moment * hp + n] : precise_dot(d, w1 + n * d, embedding.first(moment));
           d_time[moment] += double(q) * q_dot;
-          if (time.dq) d_time[moment] += double(dq) * dot(d, w1 + n * d, embedding.second(moment));
+          if (time.dq) d_time[moment] += double(dq) * precise_dot(d, w1 + n * d, embedding.second(moment));
         }
       }
     }
@@ -200,14 +197,46 @@ class BankGradients {
       if (s_.slot_potential[slot] == k) f(slot);
   }
 
+  /// Zeroes what the slots would have written.
+  void clear_core(std::int64_t from, std::int64_t to, T* theta) const {
+    const NetworkShape& s = net_.shape;
+    const std::int64_t h = s.width, units = to - from;
+    const Layout at(s);
+    clear(units, theta + at.b_in + from);
+    clear(units, theta + at.w_out + from);
+    clear(units * s.dim, theta + at.w_in + from * s.dim);
+    for (std::int64_t i = 0; i < s.depth; ++i) {
+      clear(units, theta + at.b_hid + i * h + from);
+      clear(units * h, theta + at.w_hid + (i * h + from) * h);
+    }
+    if (from > 0) return;
+    theta[at.b_out] = T(0);
+    if (s.separable()) theta[at.energy] = T(0);
+  }
+
+  void clear_time(std::int64_t from, std::int64_t to, T* theta) const {
+    const NetworkShape& s = net_.shape;
+    const Layout at(s);
+    clear((to - from) * s.dim, theta + at.w_time1 + from * s.dim);
+    clear((to - from) * s.width, theta + at.w_time2 + from * s.width);
+    clear(to - from, theta + at.b_time1 + from);
+    clear(to - from, theta + at.b_time2 + from);
+  }
+
   static void clear(std::int64_t n, T* x) { __builtin_memset(x, 0, n * sizeof(T)); }
   static void add(std::int64_t n, const T* x, T* y) {
     for (std::int64_t i = 0; i < n; ++i) y[i] += x[i];
   }
-  /// y += factor · x, in the precision of y: long sums over units go in double.
-  template <class Sum>
-  static void add_scaled(std::int64_t n, T factor, const T* x, Sum* y) {
-    for (std::int64_t i = 0; i < n; ++i) y[i] += Sum(factor) * Sum(x[i]);
+  static void add_scaled(std::int64_t n, T factor, const T* x, T* y) {
+    for (std::int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
+  }
+  /// to = a·x + b·y, or += with `more`; y null: without it. x and y are padded, `to` is not.
+  static void combine(std::int64_t n, T a, const T* x, T b, const T* y, bool more, T* to) {
+    const auto part = [&](std::int64_t i) { return y ? a * x[i] + b * y[i] : a * x[i]; };
+    if (more)
+      for (std::int64_t i = 0; i < n; ++i) to[i] += part(i);
+    else
+      for (std::int64_t i = 0; i < n; ++i) to[i] = part(i);
   }
 
   Network<T> net_;

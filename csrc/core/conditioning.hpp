@@ -15,17 +15,69 @@ inline constexpr std::int64_t kUnits = 16;
 
 constexpr std::int64_t unit_blocks(std::int64_t width) { return (width + kUnits - 1) / kUnits; }
 
+/// x·w, and y·w where y is given, in one pass over w.
 template <class T>
-FFRL_INLINE T dot(std::int64_t n, const T* x, const T* y) {
-  Vec<T> a{}, b{};
+FFRL_INLINE void dots(std::int64_t n, const T* w, const T* x, const T* y, T& x_dot, T* y_dot) {
+  Vec<T> a[2] = {}, b[2] = {};
   std::int64_t i = 0;
-  for (; i + 2 * kLanes<T> <= n; i += 2 * kLanes<T>) {
-    a += load(x + i) * load(y + i);
-    b += load(x + i + kLanes<T>) * load(y + i + kLanes<T>);
+  for (; i + 2 * kLanes<T> <= n; i += 2 * kLanes<T>)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const Vec<T> weights = load(w + i + j * kLanes<T>);
+      a[j] += weights * load(x + i + j * kLanes<T>);
+      if (y_dot) b[j] += weights * load(y + i + j * kLanes<T>);
+    }
+  x_dot = horizontal_sum<T>(a[0] + a[1]);
+  for (std::int64_t k = i; k < n; ++k) x_dot += w[k] * x[k];
+  if (!y_dot) return;
+  *y_dot = horizontal_sum<T>(b[0] + b[1]);
+  for (std::int64_t k = i; k < n; ++k) *y_dot += w[k] * y[k];
+}
+
+/// As many values as a vector of doubles holds, in double.
+template <class T>
+FFRL_INLINE Vec<double> load_widened(const T* p) {
+  // Lane by lane: GCC makes one instruction of this, and four of __builtin_convertvector.
+  Vec<double> wide;
+#pragma GCC unroll 8
+  for (int i = 0; i < kLanes<double>; ++i) wide[i] = p[i];
+  return wide;
+}
+
+// Sums over units go in double where their error would be the same in every row, since the sum over rows would not
+// average it out.
+
+/// x·y in double.
+template <class T>
+FFRL_INLINE double precise_dot(std::int64_t n, const T* x, const T* y) {
+  constexpr std::int64_t lanes = kLanes<double>;
+  Vec<double> sum[4] = {};
+  std::int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) sum[j] += load_widened(x + i + j * lanes) * load_widened(y + i + j * lanes);
+  double total = horizontal_sum<double>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; i < n; ++i) total += double(x[i]) * double(y[i]);
+  return total;
+}
+
+/// result[j] = Σ_i factor[i] · w[i, j] in double, for n ≤ kUnits columns of a matrix whose rows lie `stride` apart.
+template <class T>
+FFRL_INLINE void precise_columns(std::int64_t rows, const T* factor, const T* w, std::int64_t stride, std::int64_t n,
+                                 double* result) {
+  if (n < kUnits) {
+    for (std::int64_t j = 0; j < n; ++j) result[j] = 0;
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t j = 0; j < n; ++j) result[j] += double(factor[i]) * double(w[i * stride + j]);
+    return;
   }
-  T sum = horizontal_sum<T>(a + b);
-  for (; i < n; ++i) sum += x[i] * y[i];
-  return sum;
+  constexpr std::int64_t lanes = kLanes<double>, count = kUnits / lanes;
+  Vec<double> sum[count] = {};
+  for (std::int64_t i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < count; ++j) sum[j] += double(factor[i]) * load_widened(w + i * stride + j * lanes);
+#pragma GCC unroll 8
+  for (int j = 0; j < count; ++j) store(result + j * lanes, sum[j]);
 }
 
 /// PE(t), its derivative and second derivative at N moments: sines, then cosines, of t·rate; an odd last entry is 0.
@@ -122,8 +174,8 @@ struct Conditioning {
     for (std::int64_t i = from; i < to; ++i)
       for (std::int64_t n = 0; n < moments; ++n) {
         const T* w = theta + at.w_time1 + i * s.dim;
-        q[n * hp + i] = theta[at.b_time1 + i] + dot(s.dim, w, embedding.value(n));
-        if (dq) dq[n * hp + i] = dot(s.dim, w, embedding.first(n));
+        dots(s.dim, w, embedding.value(n), embedding.first(n), q[n * hp + i], dq ? dq + n * hp + i : nullptr);
+        q[n * hp + i] += theta[at.b_time1 + i];
       }
     for (std::int64_t n = 0; n < moments; ++n)
       for (std::int64_t i = n * hp + from; i < n * hp + padded<T>(to); i += kLanes<T>) {
@@ -140,8 +192,9 @@ struct Conditioning {
     for (std::int64_t i = from; i < to; ++i)
       for (std::int64_t n = 0; n < moments; ++n) {
         const T* w = theta + at.w_time2 + i * s.width;
-        tau[n * hp + i] = theta[at.b_time2 + i] + dot(s.width, w, y + n * hp);
-        if (dtau) dtau[n * hp + i] = dot(s.width, w, dy + n * hp);
+        const T* slope = dtau ? dy + n * hp : nullptr;
+        dots(s.width, w, y + n * hp, slope, tau[n * hp + i], dtau ? dtau + n * hp + i : nullptr);
+        tau[n * hp + i] += theta[at.b_time2 + i];
       }
   }
 
@@ -153,17 +206,6 @@ struct Conditioning {
       for (std::int64_t n = 0; n < moments; ++n)
         bias[n * hp + i] =
             static_cast<T>(theta[at.b_hid + i] + precise_dot(s.width, theta + at.w_hid + i * s.width, tau + n * hp));
-  }
-
- private:
-  /// In double: an error here would be the same in every row, and sums over rows would not average it out.
-  static double precise_dot(std::int64_t n, const T* x, const T* y) {
-    double parts[8] = {};
-    std::int64_t i = 0;
-    for (; i + 8 <= n; i += 8)
-      for (int j = 0; j < 8; ++j) parts[j] += double(x[i + j]) * double(y[i + j]);
-    for (; i < n; ++i) parts[0] += double(x[i]) * double(y[i]);
-    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
   }
 };
 

@@ -53,7 +53,7 @@ const Isa& choose() {
 template <class T>
 Schedule& planned(const Problem<T>& p) {
   thread_local Schedule schedule;
-  plan(schedule, p.rows, p.potentials, p.selected, p.index, p.gates != nullptr, p.threads);
+  plan(schedule, p.rows, p.potentials, p.selected, p.index, p.gates != nullptr, multiply_adds(p), p.threads);
   return schedule;
 }
 

@@ -110,12 +110,23 @@ class Engine {
     double* losses;
   };
 
-  /// Runs f(piece) of two lists of pieces, shared out among the threads of the team; all wait for the last.
-  template <class First, class Second>
-  static void share(std::int64_t count, std::int64_t second_count, First first, Second second) {
-#pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < count + second_count; ++i) i < count ? first(i) : second(i - count);
-  }
+  /// One thread of those at work on a call.
+  struct Crew {
+    int me = 0, size = 1;
+
+    void wait() const {
+      if (size == 1) return;  // a barrier of one thread is a system call nevertheless
+#pragma omp barrier
+    }
+
+    /// Runs f(piece) of two lists of pieces, shared out among all; they wait for the last.
+    template <class First, class Second>
+    void share(std::int64_t count, std::int64_t second_count, First first, Second second) const {
+      const std::int64_t all = count + second_count;
+      for (std::int64_t i = all * me / size; i < all * (me + 1) / size; ++i) i < count ? first(i) : second(i - count);
+      wait();
+    }
+  };
 
   /// Packs, runs `work` on every job and, with gradients, sums the slots; returns the sum of the threads' losses.
   template <class Work>
@@ -139,30 +150,37 @@ class Engine {
         !p_.row_times && (p_.potential.computes_time() || (p_.force && p_.force.computes_time()));
     if (computes_time && (!call.reuse || call.grads)) team.embedding.compute(p_.t);
 
-#pragma omp parallel num_threads(threads)
-    {
-      const int me = omp_get_thread_num();
-      if (!call.reuse) pack(team);
-      Carver mine(own + each * me);
-      Thread thread(p_, mine);
-      thread.rows.clear(dim());
-      std::int64_t cleared = -1;
-      for (std::int64_t j = s_.begin[me]; j < s_.begin[me + 1]; ++j) {
-        const Job& job = s_.jobs[j];
-        if (call.grads && job.slot != cleared) {
-          for (std::int64_t k = 0; k < potentials_per_row(p_); ++k) {
-            team.slots.clear(job.slot + k);
-            if (p_.force) team.force_slots.clear(job.slot + k);
+    const auto together = [&](Crew crew) {
+      if (!call.reuse) pack(team, crew);
+      // OpenMP may give fewer threads than were asked for; the schedule's are then shared out among them.
+      for (int i = crew.me; i < threads; i += crew.size) {
+        Carver mine(own + each * i);
+        Thread thread(p_, mine);
+        thread.rows.clear(dim());
+        std::int64_t cleared = -1;
+        for (std::int64_t j = s_.begin[i]; j < s_.begin[i + 1]; ++j) {
+          const Job& job = s_.jobs[j];
+          if (call.grads && job.slot != cleared) {
+            for (std::int64_t k = 0; k < potentials_per_row(p_); ++k) {
+              team.slots.clear(job.slot + k);
+              if (p_.force) team.force_slots.clear(job.slot + k);
+            }
+            cleared = job.slot;
           }
-          cleared = job.slot;
+          work(team, job, thread);
         }
-        work(team, job, thread);
+        team.losses[i] = thread.loss;
       }
-      team.losses[me] = thread.loss;
       if (call.grads) {
-#pragma omp barrier
-        reduce(team);
+        crew.wait();
+        reduce(team, crew);
       }
+    };
+    if (threads == 1) {
+      together(Crew{});
+    } else {
+#pragma omp parallel num_threads(threads)
+      together(Crew{omp_get_thread_num(), omp_get_num_threads()});
     }
     if (call.grads && call.grads->t && !p_.row_times) sum_time(team, call.grads->t);
     double loss = 0;
@@ -170,33 +188,33 @@ class Engine {
     return loss;
   }
 
-  static void pack(const Team& team) {
-    share(
+  static void pack(const Team& team, const Crew& crew) {
+    crew.share(
         team.bank.pieces(), team.force.pieces(), [&](std::int64_t i) { team.bank.pack_piece(i); },
         [&](std::int64_t i) { team.force.pack_piece(i); });
     const std::int64_t count = team.bank.time_pieces(), force_count = team.force.time_pieces();
     if (count + force_count == 0) return;
-    share(
+    crew.share(
         count, force_count, [&](std::int64_t i) { team.bank.time_hidden(i, team.embedding); },
         [&](std::int64_t i) { team.force.time_hidden(i, team.embedding); });
-    share(
+    crew.share(
         count, force_count, [&](std::int64_t i) { team.bank.time_output(i); },
         [&](std::int64_t i) { team.force.time_output(i); });
-    share(
+    crew.share(
         count, force_count, [&](std::int64_t i) { team.bank.time_fold(i); },
         [&](std::int64_t i) { team.force.time_fold(i); });
   }
 
-  static void reduce(const Team& team) {
+  static void reduce(const Team& team, const Crew& crew) {
     const std::int64_t count = team.gradients.pieces(), force_count = team.force_gradients.pieces();
-    share(
+    crew.share(
         count, force_count, [&](std::int64_t i) { team.gradients.sum_slots(i, team.bank, team.slots); },
         [&](std::int64_t i) { team.force_gradients.sum_slots(i, team.force, team.force_slots); });
     if (team.bank.time_pieces() + team.force.time_pieces() == 0) return;
-    share(
+    crew.share(
         count, force_count, [&](std::int64_t i) { team.gradients.through_hidden_bias(i, team.bank); },
         [&](std::int64_t i) { team.force_gradients.through_hidden_bias(i, team.force); });
-    share(
+    crew.share(
         count, force_count, [&](std::int64_t i) { team.gradients.through_embedding(i, team.bank, team.embedding); },
         [&](std::int64_t i) { team.force_gradients.through_embedding(i, team.force, team.embedding); });
   }

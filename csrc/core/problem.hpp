@@ -104,16 +104,24 @@ struct Loss {
 // The functions below are used by the code of every instruction set, each of which must have its own copy (simd.hpp).
 #define FFRL_EACH_ISA inline __attribute__((always_inline))
 
-/// Elements of the activations kept for one row of one network: a, c_1 … c_L and v_1 … v_L; its output comes beside.
-template <class T>
-FFRL_EACH_ISA std::int64_t activations_row(const NetworkShape& s, bool derivatives) {
-  return padded<T>(s.width) * (1 + s.depth * (derivatives ? 2 : 1));
-}
-
 /// Potentials that each row passes through.
 template <class T>
 FFRL_EACH_ISA std::int64_t potentials_per_row(const Problem<T>& p) {
   return p.gates ? p.potentials : 1;
+}
+
+/// Multiply-adds of one evaluation of all rows with its gradients, the products alone.
+template <class T>
+FFRL_EACH_ISA double multiply_adds(const Problem<T>& p) {
+  const auto weights = [](const NetworkShape& s) { return double(s.width) * (s.dim + s.depth * s.width); };
+  const double all = 6 * weights(p.potential.shape) + (p.force ? 3 * weights(p.force.shape) : 0);
+  return all * double(p.rows) * double(p.moments) * double(potentials_per_row(p));
+}
+
+/// Elements of the activations kept for one row of one network: a, c_1 … c_L and v_1 … v_L; its output comes beside.
+template <class T>
+FFRL_EACH_ISA std::int64_t activations_row(const NetworkShape& s, bool derivatives) {
+  return padded<T>(s.width) * (1 + s.depth * (derivatives ? 2 : 1));
 }
 
 /// Elements kept for one row at one moment: the activations of every potential and force that it passes, and ∇u where

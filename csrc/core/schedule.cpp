@@ -27,32 +27,29 @@ std::vector<std::int64_t> group_rows(std::vector<std::int64_t>& order, std::int6
 }  // namespace
 
 void plan(Schedule& s, std::int64_t rows, std::int64_t potentials, std::int64_t selected, const std::int64_t* index,
-          bool gates, int threads) {
+          bool gates, double work, int threads) {
   s.order.clear();
   s.jobs.clear();
   s.slot_potential.clear();
 
-  std::vector<std::int64_t> groups = {0, rows};
+  std::vector<std::int64_t> groups = {0, rows};  // where the rows of each potential begin
   if (index) groups = group_rows(s.order, rows, potentials, index);
-  for (std::size_t g = 0; g + 1 < groups.size(); ++g) {
-    const std::int64_t potential = index ? static_cast<std::int64_t>(g) : gates ? 0 : selected;
-    for (std::int64_t at = groups[g]; at < groups[g + 1]; at += kTileRows)
-      s.jobs.push_back({potential, at, std::min(kTileRows, groups[g + 1] - at), 0});
-  }
 
-  const auto count = static_cast<std::int64_t>(s.jobs.size());
-  s.threads = static_cast<int>(std::clamp<std::int64_t>(threads, 1, std::max<std::int64_t>(count, 1)));
+  s.threads = static_cast<int>(std::clamp(work / kThreadWork, 1.0, static_cast<double>(std::max(threads, 1))));
   s.begin.assign(1, 0);
   for (int thread = 0; thread < s.threads; ++thread) {
-    const std::int64_t from = s.begin.back(), to = count * (thread + 1) / s.threads;
-    for (std::int64_t j = from; j < to; ++j) {
+    const std::int64_t from = rows * thread / s.threads, to = rows * (thread + 1) / s.threads;
+    for (std::size_t g = 0; g + 1 < groups.size(); ++g) {
+      const std::int64_t begin = std::max(from, groups[g]), end = std::min(to, groups[g + 1]);
+      if (begin >= end) continue;
       // A slot belongs to one thread and one potential.
-      if (j == from || (!gates && s.jobs[j].potential != s.jobs[j - 1].potential))
-        for (std::int64_t k = 0; k < (gates ? potentials : 1); ++k)
-          s.slot_potential.push_back(gates ? k : s.jobs[j].potential);
-      s.jobs[j].slot = static_cast<std::int64_t>(s.slot_potential.size()) - (gates ? potentials : 1);
+      const auto slot = static_cast<std::int64_t>(s.slot_potential.size());
+      const std::int64_t potential = index ? static_cast<std::int64_t>(g) : gates ? 0 : selected;
+      for (std::int64_t k = 0; k < (gates ? potentials : 1); ++k) s.slot_potential.push_back(potential + k);
+      for (std::int64_t at = begin; at < end; at += kTileRows)
+        s.jobs.push_back({potential, at, std::min(kTileRows, end - at), slot});
     }
-    s.begin.push_back(to);
+    s.begin.push_back(static_cast<std::int64_t>(s.jobs.size()));
   }
 }
 

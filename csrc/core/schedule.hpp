@@ -23,14 +23,18 @@ struct Schedule {
   int threads = 1;
   std::vector<std::int64_t> order;           // rows grouped by potential; empty: as they come
   std::vector<Job> jobs;                     // grouped by thread
-  std::vector<std::int64_t> begin;           // thread i has jobs begin[i] … begin[i + 1]
+  std::vector<std::int64_t> begin;           // thread i has jobs begin[i] … begin[i + 1], of few rows maybe none
   std::vector<std::int64_t> slot_potential;  // which potential each slot of weight gradients belongs to
 
   std::int64_t row(std::int64_t position) const { return order.empty() ? position : order[position]; }
 };
 
-/// Throws std::out_of_range when an index lies outside 0 … potentials − 1.
+/// Multiply-adds for which it pays to start another thread.
+inline constexpr double kThreadWork = 1 << 18;
+
+/// Shares `rows` out evenly among at most `threads` threads; `work`: multiply-adds of all rows. Throws
+/// std::out_of_range when an index lies outside 0 … potentials − 1.
 void plan(Schedule& schedule, std::int64_t rows, std::int64_t potentials, std::int64_t selected,
-          const std::int64_t* index, bool gates, int threads);
+          const std::int64_t* index, bool gates, double work, int threads);
 
 }  // namespace ffrl
