@@ -34,7 +34,6 @@ class _Empty(torch.autograd.Function):
 
 def calls(dim: int = 16, rows: int = 1) -> dict[str, Callable[[], object]]:
     """The calls by name."""
-    import ffrl_fast
     from bench import ours
     from bench.problems import Problem
 
@@ -54,10 +53,8 @@ def calls(dim: int = 16, rows: int = 1) -> dict[str, Callable[[], object]]:
         "potential_field, forward and backward": ours.operator(p, "operator"),
         "hj_residual, mean square, forward and backward": ours.operator(p, "loss"),
     }
-    if hasattr(ffrl_fast, "hj_loss"):
-        found["hj_loss, forward and backward"] = ours.hj_loss(p, "loss")
-    if hasattr(ffrl_fast, "value_and_grad"):
-        found["value_and_grad"] = ours.value_and_grad(p, "loss")
+    found["hj_loss, forward and backward"] = ours.hj_loss(p, "loss")
+    found["value_and_grad"] = ours.value_and_grad(p, "loss")
     return found
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import ffrl_fast
 from bench import baselines, ours
 from bench.problems import FlowProblem, Problem
 from ffrl_fast.tolerances import relative_error
@@ -135,9 +134,7 @@ _VARIANTS = (
 
 def variants(work: str, time: str = "learned") -> list[Variant]:
     """The variants of ``work`` that can run here."""
-    absent = {name for name in ("hj_loss", "value_and_grad") if not hasattr(ffrl_fast, name)}
-    if time == "given":
-        absent.add("value_and_grad")
+    absent = {"value_and_grad"} if time == "given" else set()
     jax = importlib.util.find_spec("jax") is not None
     return [
         v

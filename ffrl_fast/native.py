@@ -160,8 +160,11 @@ def native_problem(i: Inputs) -> Problem:
     return Problem(call, _network(theta, tau, dtau, dim, i.shape[:4]), force, alive)
 
 
-def _entry(name: str, dtype: torch.dtype) -> Any:
-    return getattr(_core, f"{name}_f32" if dtype == torch.float32 else f"{name}_f64")
+_ENTRIES = {
+    (name, dtype): getattr(_core, f"{name}_{suffix}")
+    for name in ("forward", "backward", "loss")
+    for dtype, suffix in ((torch.float32, "f32"), (torch.float64, "f64"))
+}
 
 
 def _empty_outputs(inputs: Inputs, keep: bool) -> Tensors:
@@ -198,7 +201,7 @@ def _field_cpu(*args: Any) -> Tensors:
         return outputs
     grad, path = (0, motion) if inputs.substeps else (motion, 0)
     call, potential, force, _alive = native_problem(inputs)
-    _entry("forward", inputs.z.dtype)(call, potential, force, (u, dt, residual, grad, path, tape, packed))
+    _ENTRIES["forward", inputs.z.dtype](call, potential, force, (u, dt, residual, grad, path, tape, packed))
     return outputs
 
 
@@ -245,7 +248,7 @@ def _field_backward_cpu(*args: Any) -> list[Tensor]:
     u, dt, residual, motion = (_address(x) for x in bars)
     grad, path_bar = (0, motion) if inputs.substeps else (motion, 0)
     call, potential, force, _alive = native_problem(inputs)
-    _entry("backward", inputs.z.dtype)(
+    _ENTRIES["backward", inputs.z.dtype](
         call,
         potential,
         force,
@@ -285,7 +288,7 @@ def _run_loss(
         return
     call, potential, force, _alive = native_problem(inputs)
     weight = _contiguous(weight)
-    _entry("loss", value.dtype)(
+    _ENTRIES["loss", value.dtype](
         call, potential, force, value.data_ptr(), _address(weight), _address(d_weight), _addresses(gradients)
     )
 
@@ -637,10 +640,10 @@ def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
 def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """Value and gradients without autograd, by one direct call into the engine; times that all rows share."""
     z, theta, force_theta, gates = inputs.z, inputs.theta, inputs.force_theta, inputs.gates
-    dtype, empty = z.dtype, torch.empty
-    value = empty((), dtype=dtype)
-    d_z, d_theta = empty(z.shape, dtype=dtype), empty(theta.shape, dtype=dtype)
-    d_force = None if force_theta is None else empty(force_theta.shape, dtype=dtype)
+    dtype, like = z.dtype, torch.empty_like
+    value, d_z = torch.empty((), dtype=dtype), z.new_empty(z.shape)
+    d_theta = like(theta, memory_format=torch.contiguous_format)
+    d_force = None if force_theta is None else like(force_theta, memory_format=torch.contiguous_format)
     d_gates = None if gates is None else torch.zeros(gates.shape, dtype=dtype)
     _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates])
     return value, HJGradients(d_z, d_theta, d_force, d_gates)

@@ -1,0 +1,85 @@
+"""The same rows on any number of threads; the same sums, bit for bit, on the same number."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import ffrl_fast
+from ffrl_fast import PotentialBank
+
+D, K = 64, 3  # large enough for the engine to use as many threads as it may
+
+
+@pytest.fixture(autouse=True)
+def restore_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def _run(operator: str, selection: str, rows: int, threads: int) -> tuple[list[Tensor], list[Tensor]]:
+    """What belongs to rows, and what is summed over them."""
+    torch.manual_seed(rows)
+    bank, force = PotentialBank(K, D, dtype=torch.float64), PotentialBank(K, D, dtype=torch.float64)
+    z = torch.randn(rows, D, dtype=torch.float64, requires_grad=True)
+    chosen: dict[str, Tensor | int] = {"index": 1}
+    if selection == "index":
+        chosen = {"index": torch.randint(0, K, (rows,))}
+    elif selection == "gates":
+        chosen = {"gates": torch.rand(rows, K, dtype=torch.float64)}
+    torch.set_num_threads(threads)
+    outputs: list[Tensor] = []
+    if operator == "hj_residual":
+        outputs = list(ffrl_fast.hj_residual(z, 0.5, bank, force=force, backend="cpu", **chosen))
+        value = outputs[3].square().sum() + outputs[2].sum()
+    elif operator == "integrate":
+        path = ffrl_fast.integrate(z, [0.0, 1.0], bank, force=force, outputs=("residual",), backend="cpu", **chosen)
+        assert path.residual is not None
+        outputs = [path.z, path.residual]
+        value = path.residual.square().sum() + path.z[-1].sum()
+    else:
+        value = ffrl_fast.hj_loss(z, 0.5, bank, force=force, backend="cpu", **chosen) * rows
+    by_row, *summed = torch.autograd.grad(value, [z, bank.theta, force.theta])
+    return [*outputs, by_row], [value.detach(), *summed]
+
+
+@pytest.mark.parametrize("rows", [1, 16, 100, 333])
+@pytest.mark.parametrize("selection", ["int", "index", "gates"])
+@pytest.mark.parametrize("operator", ["hj_residual", "integrate", "hj_loss"])
+def test_any_number_of_threads(operator: str, selection: str, rows: int) -> None:
+    rows_of_one, sums_of_one = _run(operator, selection, rows, 1)
+    for threads in (2, 3):
+        by_row, sums = _run(operator, selection, rows, threads)
+        again, sums_again = _run(operator, selection, rows, threads)
+        for found, one, twice in zip(by_row, rows_of_one, again, strict=True):
+            assert torch.equal(found, one)
+            assert torch.equal(found, twice)
+        for found, one, twice in zip(sums, sums_of_one, sums_again, strict=True):
+            assert torch.equal(found, twice)
+            # The bound across counts: the roundings of as many additions as there are threads.
+            scale = one.abs().max().clamp(min=1.0)
+            assert (found - one).abs().max() <= 64 * torch.finfo(one.dtype).eps * scale
+
+
+def test_fewer_threads_than_asked_for() -> None:
+    """OpenMP need not give as many threads as torch has been told to use; no row may be lost by it."""
+    program = """
+import torch, ffrl_fast
+bank, z = ffrl_fast.PotentialBank(1, 64), torch.randn(333, 64)
+torch.set_num_threads(3)
+found = ffrl_fast.value_and_grad(z, 0.5, bank, backend="cpu")
+torch.set_num_threads(1)
+exact = ffrl_fast.value_and_grad(z, 0.5, bank, backend="cpu")
+torch.testing.assert_close(found[0], exact[0])
+for a, b in zip(found[1][:2], exact[1][:2]):
+    torch.testing.assert_close(a, b)
+"""
+    environment = os.environ | {"OMP_THREAD_LIMIT": "2", "PYTHONWARNINGS": "error"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
