@@ -82,4 +82,4 @@ for a, b in zip(found[1][:2], exact[1][:2]):
     torch.testing.assert_close(a, b)
 """
     environment = os.environ | {"OMP_THREAD_LIMIT": "2", "PYTHONWARNINGS": "error"}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
+    subprocess.run([sys.executable, "-P", "-c", program], check=True, env=environment, timeout=120)
