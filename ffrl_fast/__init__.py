@@ -4,6 +4,7 @@ import torch as _torch  # noqa: F401  - first, so that the native module binds t
 
 from ffrl_fast.backends import HJGradients, backends, explain, use_backend
 from ffrl_fast.bank import PotentialBank
+from ffrl_fast.native import release_memory
 from ffrl_fast.operators import (
     FlowPath,
     HJResidual,
@@ -29,6 +30,7 @@ __all__ = [
     "hj_residual",
     "integrate",
     "potential_field",
+    "release_memory",
     "use_backend",
     "value_and_grad",
 ]

@@ -13,8 +13,10 @@ be worse than none.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,15 +28,22 @@ from ffrl_fast.layout import NetworkShape
 
 Tensors = tuple[Tensor, ...]
 
-#: A path whose activations would take more bytes than this computes them again in its backward sweep. Reading them back
-#: costs a tenth of computing them again, but memory is not free.
-TAPE_LIMIT = 256 * 2**20
+#: The activations of a path are kept for as many of its last moments as fit into so many bytes; those of the others
+#: are computed again in the backward sweep. Reading them back costs a tenth of that, but memory is not free.
+TAPE_LIMIT = 160 * 2**20
+
+#: Tensors of at least so many bytes come from blocks that the engine keeps between calls: malloc would hand out fresh
+#: pages, which cost the system as long to clear as the engine takes to fill them.
+_LARGE = 128 * 2**10
+
+_Empty = Callable[..., Tensor]
 
 _INPUTS = (
     "Tensor z, Tensor t, Tensor theta, Tensor? tau, Tensor? dtau, Tensor? force_theta, Tensor? force_tau, "
     "Tensor? index, Tensor? gates, int potential, int[] shape, bool residual, int substeps, float step"
 )
 _NUM_INPUTS = 14
+_FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
 _SINUSOIDAL = 2  # the number of this time embedding, csrc/core/layout.hpp
 # The inputs that have gradients, by their place among the inputs; and by their place among the gradients:
 _DIFFERENTIABLE = {"z": 0, "t": 1, "theta": 2, "tau": 3, "dtau": 4, "force_theta": 5, "force_tau": 6, "gates": 8}
@@ -86,7 +95,7 @@ def _padded(n: int, dtype: torch.dtype) -> int:
 
 
 def kept_sizes(inputs: Inputs) -> tuple[int, int]:
-    """Elements of the tape and of the packed weights; csrc/core/problem.hpp states the same."""
+    """Elements of the tape for one moment, and of the packed weights; csrc/core/problem.hpp states the same."""
     dtype, dim, moments = inputs.z.dtype, inputs.z.shape[1], inputs.moments
     shared = 0 if not inputs.substeps and inputs.t.shape[0] > 1 else moments
     rows = inputs.z.shape[0]
@@ -100,10 +109,12 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
         tape_row += many * (hp * (1 + depth * (2 if derivatives else 1)) + 1)
         each, computed = (2 if derivatives else 1), time == _SINUSOIDAL and tau is None
         time_arrays = 1 + (each if computed or tau is not None else 0) + (2 * each if computed else 0)
-        packed += dim * hp + width * (dp + 2 * depth * hp) + hp * (2 + depth + shared * time_arrays)
+        if rows > _FEW_ROWS or width < 8:
+            packed += dim * hp + width * (dp + 2 * depth * hp)
+        packed += hp * (2 + depth + shared * time_arrays)
     if inputs.residual:
         tape_row += _padded(dim, dtype)
-    return rows * moments * tape_row, packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
+    return rows * tape_row, packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
 
 
 # ---------------------------------------------------------------------------------------------------- calls into C++
@@ -120,6 +131,27 @@ def _contiguous(x: Tensor | None) -> Tensor | None:
 def _network(theta: Tensor, tau: Tensor | None, dtau: Tensor | None, dim: int, shape: list[int]) -> tuple[int, ...]:
     conditioned = tau.shape[0] if tau is not None else 1
     return (_address(theta), _address(tau), _address(dtau), theta.shape[1], conditioned, dim, *shape)
+
+
+# Address of one record a thread that calls add their phases' times to; 0: nothing is timed.
+_phase_records = 0
+
+
+@contextlib.contextmanager
+def record_phases() -> Iterator[Tensor]:
+    """Within the block the engine adds up where its time goes, for all threads of the process.
+
+    Yields:
+        (threads, phase_record_size) float64, csrc/core/phases.hpp's PhaseRecord: seconds and operations of each phase,
+        then the seconds of whole calls. ``ffrl_fast.profile`` names the phases.
+    """
+    global _phase_records
+    records = torch.zeros(torch.get_num_threads(), _core.phase_record_size, dtype=torch.float64)
+    before, _phase_records = _phase_records, records.data_ptr()
+    try:
+        yield records
+    finally:
+        _phase_records = before
 
 
 class Problem(NamedTuple):
@@ -155,6 +187,7 @@ def native_problem(i: Inputs) -> Problem:
         _address(gates),
         gates is not None and gates.dim() == 3,
         i.residual,
+        _phase_records,
     )
     force = None if force_theta is None else _network(force_theta, force_tau, None, dim, i.shape[4:])
     return Problem(call, _network(theta, tau, dtau, dim, i.shape[:4]), force, alive)
@@ -167,33 +200,58 @@ _ENTRIES = {
 }
 
 
-def _empty_outputs(inputs: Inputs, keep: bool) -> Tensors:
+def release_memory() -> None:
+    """Gives back to the system what the engine keeps between calls: at most 256 MiB of blocks that no tensor uses.
+
+    Large outputs, gradients and saved activations of the ``cpu`` backend lie in blocks that are used again when their
+    tensors end. Nothing needs this function; the next call allocates anew.
+    """
+    _core.release_idle()
+
+
+def _empty(*shape: int, like: Tensor) -> Tensor:
+    """As ``like.new_empty(shape)``; a large one from the blocks that the engine keeps between calls."""
+    size = math.prod(shape) * like.itemsize
+    if size < _LARGE:
+        return torch.empty(shape, dtype=like.dtype)
+    return torch.frombuffer(_core.Block(size), dtype=like.dtype).view(shape)
+
+
+def _fake_empty(*shape: int, like: Tensor) -> Tensor:
+    return like.new_empty(shape)
+
+
+def _empty_outputs(inputs: Inputs, keep: bool, empty: _Empty = _empty) -> Tensors:
     """Outputs of ``field``, not filled."""
     rows, dim = inputs.z.shape
-    new, moments = inputs.z.new_empty, inputs.moments
+    new, moments = partial(empty, like=inputs.z), inputs.moments
     steps = (moments // inputs.substeps,) if inputs.substeps else ()
-    tape, packed = kept_sizes(inputs) if keep else (0, 0)
-    if keep and inputs.substeps and _too_large(tape * inputs.z.dtype.itemsize):
-        tape = 0
+    of_moment, packed = kept_sizes(inputs) if keep else (0, 0)
+    taped = moments if keep else 0
+    if inputs.substeps and isinstance(of_moment, int) and of_moment:
+        # A size that is not known while tracing counts as small.
+        taped = min(moments, TAPE_LIMIT // (of_moment * inputs.z.dtype.itemsize))
     return (
         new(*steps, rows),
         new(*steps, rows),
         new(*steps, rows) if inputs.residual else new(0),
         new(moments + 1, rows, dim) if inputs.substeps else new(rows, dim),
-        new(tape),
+        new(of_moment * taped),
         new(packed),
     )
 
 
-def _too_large(size: int) -> bool:
-    # A size that is not known while tracing is decided as if it were small.
-    return isinstance(size, int) and size > TAPE_LIMIT
+def _taped(inputs: Inputs, tape: Tensor) -> int:
+    """How many moments a tape holds."""
+    size = tape.numel()
+    return 0 if size == 0 else size // kept_sizes(inputs)[0] if inputs.substeps else 1
 
 
 def _field_cpu(*args: Any) -> Tensors:
     inputs, keep = Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS]
     outputs = _empty_outputs(inputs, keep)
     u, dt, residual, motion, tape, packed = (_address(x) for x in outputs)
+    taped = _taped(inputs, outputs[4])
     if inputs.z.shape[0] == 0:
         return outputs
     if inputs.moments == 0:
@@ -201,7 +259,7 @@ def _field_cpu(*args: Any) -> Tensors:
         return outputs
     grad, path = (0, motion) if inputs.substeps else (motion, 0)
     call, potential, force, _alive = native_problem(inputs)
-    _ENTRIES["forward", inputs.z.dtype](call, potential, force, (u, dt, residual, grad, path, tape, packed))
+    _ENTRIES["forward", inputs.z.dtype](call, potential, force, (u, dt, residual, grad, path, tape, taped, packed))
     return outputs
 
 
@@ -211,7 +269,7 @@ def _differentiable(inputs: Inputs) -> list[Tensor | None]:
     return [i.z, i.t, i.theta, i.tau, i.dtau, i.force_theta, i.force_tau, i.gates]
 
 
-def _empty_gradients(inputs: Inputs, wanted: list[bool]) -> list[Tensor | None]:
+def _empty_gradients(inputs: Inputs, wanted: list[bool], empty: _Empty = _empty) -> list[Tensor | None]:
     """Room for each gradient that is wanted. Cleared where the engine writes only a part of it."""
     per_row = not inputs.substeps and inputs.t.shape[0] > 1
     result: list[Tensor | None] = []
@@ -222,7 +280,7 @@ def _empty_gradients(inputs: Inputs, wanted: list[bool]) -> list[Tensor | None]:
             # Each row reaches its own gates and the conditioning of its own potential only.
             result.append(torch.zeros_like(x, memory_format=torch.contiguous_format))
         else:
-            result.append(torch.empty_like(x, memory_format=torch.contiguous_format))
+            result.append(empty(*x.shape, like=x))
     return result
 
 
@@ -252,7 +310,7 @@ def _field_backward_cpu(*args: Any) -> list[Tensor]:
         call,
         potential,
         force,
-        (_address(path), _address(tape), _address(packed)),
+        (_address(path), _address(tape), _taped(inputs, tape), _address(packed)),
         (u, dt, residual, grad, path_bar),
         _addresses(gradients),
     )
@@ -260,10 +318,10 @@ def _field_backward_cpu(*args: Any) -> list[Tensor]:
 
 
 def _empty_loss(
-    inputs: Inputs, weight: Tensor | None, wanted: list[bool]
+    inputs: Inputs, weight: Tensor | None, wanted: list[bool], empty: _Empty = _empty
 ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
-    d_weight = torch.empty_like(weight) if weight is not None and wanted[-1] else None
-    return inputs.z.new_empty(()), _empty_gradients(inputs, wanted), d_weight
+    d_weight = empty(*weight.shape, like=weight) if weight is not None and wanted[-1] else None
+    return empty(like=inputs.z), _empty_gradients(inputs, wanted, empty), d_weight
 
 
 def _hj_loss_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
@@ -294,15 +352,15 @@ def _run_loss(
 
 
 def _field_fake(*args: Any) -> Tensors:
-    return _empty_outputs(Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS])
+    return _empty_outputs(Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS], _fake_empty)
 
 
 def _field_backward_fake(*args: Any) -> list[Tensor]:
-    return _only(_empty_gradients(Inputs(*args[:_NUM_INPUTS]), args[-1]))
+    return _only(_empty_gradients(Inputs(*args[:_NUM_INPUTS]), args[-1], _fake_empty))
 
 
 def _hj_loss_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    value, gradients, d_weight = _empty_loss(Inputs(*args[:_NUM_INPUTS]), *args[_NUM_INPUTS:])
+    value, gradients, d_weight = _empty_loss(Inputs(*args[:_NUM_INPUTS]), args[-2], args[-1], _fake_empty)
     return value, _only([*gradients, d_weight])
 
 
@@ -640,10 +698,8 @@ def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
 def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """Value and gradients without autograd, by one direct call into the engine; times that all rows share."""
     z, theta, force_theta, gates = inputs.z, inputs.theta, inputs.force_theta, inputs.gates
-    dtype, like = z.dtype, torch.empty_like
-    value, d_z = torch.empty((), dtype=dtype), z.new_empty(z.shape)
-    d_theta = like(theta, memory_format=torch.contiguous_format)
-    d_force = None if force_theta is None else like(force_theta, memory_format=torch.contiguous_format)
-    d_gates = None if gates is None else torch.zeros(gates.shape, dtype=dtype)
+    value, d_z, d_theta = torch.empty((), dtype=z.dtype), _empty(*z.shape, like=z), _empty(*theta.shape, like=theta)
+    d_force = None if force_theta is None else _empty(*force_theta.shape, like=force_theta)
+    d_gates = None if gates is None else torch.zeros(gates.shape, dtype=z.dtype)
     _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates])
     return value, HJGradients(d_z, d_theta, d_force, d_gates)

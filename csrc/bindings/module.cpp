@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "../core/dispatch.hpp"
+#include "../core/memory.hpp"
 
 namespace py = pybind11;
 
@@ -38,7 +39,7 @@ ffrl::Network<T> network(const py::tuple& n) {
 }
 
 /// threads, rows, potentials, moments, substeps, step, row_times, z, stride of z, t, selected, index, gates,
-/// gates_by_step, residual
+/// gates_by_step, residual, phase records (one a thread)
 template <class T>
 ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const py::object& force) {
   ffrl::Problem<T> p;
@@ -57,6 +58,7 @@ ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const p
   p.gates = at<const T>(c[12].cast<Address>());
   p.gates_by_step = c[13].cast<bool>();
   p.residual = c[14].cast<bool>();
+  p.phases = at<ffrl::PhaseRecord>(c[15].cast<Address>());
   p.potential = network<T>(potential);
   if (!force.is_none()) p.force = network<T>(force.cast<py::tuple>());
   if (p.row_times && (p.potential.computes_time() || (p.force && p.force.computes_time())))
@@ -73,23 +75,24 @@ ffrl::Gradients<T> gradients(const py::tuple& g) {
           at<T>(address(g, 4)), at<T>(address(g, 5)), at<T>(address(g, 6)), at<T>(address(g, 7))};
 }
 
-/// outputs: addresses of u, dt, residual, grad, path, tape, packed
+/// outputs: addresses of u, dt, residual, grad, path, tape; moments on the tape; address of packed
 template <class T>
 void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& outputs) {
   const auto p = problem<T>(call, potential, force);
   const ffrl::Outputs<T> out{at<T>(address(outputs, 0)), at<T>(address(outputs, 1)), at<T>(address(outputs, 2)),
                              at<T>(address(outputs, 3)), at<T>(address(outputs, 4)), at<T>(address(outputs, 5)),
-                             at<T>(address(outputs, 6))};
+                             outputs[6].cast<Int>(),     at<T>(address(outputs, 7))};
   py::gil_scoped_release release;
   ffrl::forward(p, out);
 }
 
-/// saved: addresses of path, tape, packed; cotangents: of u, dt, residual, grad, path
+/// saved: addresses of path, tape; moments on the tape; address of packed; cotangents: of u, dt, residual, grad, path
 template <class T>
 void backward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& saved,
               const py::tuple& cotangents, const py::tuple& grads) {
   const auto p = problem<T>(call, potential, force);
-  const ffrl::Saved<T> kept{at<const T>(address(saved, 0)), at<T>(address(saved, 1)), at<T>(address(saved, 2))};
+  const ffrl::Saved<T> kept{at<const T>(address(saved, 0)), at<T>(address(saved, 1)), saved[2].cast<Int>(),
+                            at<T>(address(saved, 3))};
   const ffrl::Cotangents<T> bar{at<const T>(address(cotangents, 0)), at<const T>(address(cotangents, 1)),
                                 at<const T>(address(cotangents, 2)), at<const T>(address(cotangents, 3)),
                                 at<const T>(address(cotangents, 4))};
@@ -119,9 +122,15 @@ void define(py::module_& m, const std::string& suffix) {
   m.def(("kept_sizes_" + suffix).c_str(),
         [](const py::tuple& call, const py::tuple& potential, const py::object& force) {
           const auto p = problem<T>(call, potential, force);
-          return py::make_tuple(ffrl::tape_size(p), ffrl::packed_size(p));
+          return py::make_tuple(ffrl::tape_moment_size(p), ffrl::packed_size(p));
         },
-        "Elements of the tape and of the packed weights of a problem.");
+        "Elements of the tape for one moment, and of the packed weights of a problem.");
+  m.def(("fma_rate_" + suffix).c_str(),
+        [](double seconds) {
+          py::gil_scoped_release release;
+          return ffrl::isa().template entry<T>().fma_rate(seconds);
+        },
+        "Multiply-adds a second of one core, counted as two operations each, measured for `seconds`.");
 }
 
 }  // namespace
@@ -130,6 +139,13 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The native engine of ffrl_fast.";
   define<float>(m, "f32");
   define<double>(m, "f64");
+  py::class_<ffrl::Block>(m, "Block", py::buffer_protocol(), "Bytes for a tensor, from the blocks kept between calls.")
+      .def(py::init<std::size_t>())
+      .def_buffer([](ffrl::Block& b) {
+        return py::buffer_info(static_cast<std::uint8_t*>(b.data()), static_cast<py::ssize_t>(b.size()));
+      });
+  m.def("idle_bytes", &ffrl::idle_bytes, "Bytes of the blocks that no tensor uses.");
+  m.def("release_idle", &ffrl::release_idle, "Gives those blocks back to the system.");
   m.def("isa", [] { return ffrl::isa().name; }, "The instruction set in use; chosen at the first call.");
   m.def(
       "isas",
@@ -139,6 +155,7 @@ PYBIND11_MODULE(_core, m) {
         return all;
       },
       "(name, supported by this processor) of every instruction set compiled in, best first.");
+  m.attr("phase_record_size") = sizeof(ffrl::PhaseRecord) / sizeof(double);
   m.def(
       "layout",
       [](Int dim, Int width, Int depth) {

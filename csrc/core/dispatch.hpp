@@ -1,4 +1,4 @@
-// The engine's two entry points, chosen once for the processor at hand.
+// The engine's entry points, chosen once for the processor at hand.
 #pragma once
 
 #include <string>
@@ -14,6 +14,7 @@ struct EntryPoints {
   void (*forward)(const Problem<T>&, const Schedule&, const Outputs<T>&);
   void (*backward)(const Problem<T>&, const Schedule&, const Saved<T>&, const Cotangents<T>&, const Gradients<T>&);
   void (*loss)(const Problem<T>&, const Schedule&, const Loss<T>&, const Gradients<T>&);
+  double (*fma_rate)(double seconds);
 };
 
 /// The engine compiled for one instruction set.

@@ -79,8 +79,8 @@ class Engine {
   };
 
   struct Thread {
-    Thread(const Problem<T>& p, Carver& memory)
-        : rows(p, memory), tile(p.potential.shape, memory), force(p.force.shape, memory) {}
+    Thread(const Problem<T>& p, PhaseRecord* record, Carver& memory)
+        : rows(p, memory), tile(p.potential.shape, record, memory), force(p.force.shape, record, memory) {}
     RowScratch<T> rows;
     NetworkTile<T> tile, force;
     double loss = 0;
@@ -131,6 +131,7 @@ class Engine {
   /// Packs, runs `work` on every job and, with gradients, sums the slots; returns the sum of the threads' losses.
   template <class Work>
   double run(const Call& call, Work work) {
+    const double start = p_.phases ? omp_get_wtime() : 0;
     // The carving is done twice: once to add up the sizes, once to place everything in one block.
     const int threads = s_.threads;
     Carver sizes, packed_sizes;
@@ -139,7 +140,7 @@ class Engine {
     }
     const std::size_t shared = sizes.used(), packed_bytes = call.packed ? 0 : packed_sizes.used();
     {
-      Thread thread(p_, sizes);
+      Thread thread(p_, nullptr, sizes);
     }
     const std::size_t each = sizes.used() - shared;
     char* block = static_cast<char*>(thread_scratch(shared + packed_bytes + each * threads));
@@ -155,7 +156,7 @@ class Engine {
       // OpenMP may give fewer threads than were asked for; the schedule's are then shared out among them.
       for (int i = crew.me; i < threads; i += crew.size) {
         Carver mine(own + each * i);
-        Thread thread(p_, mine);
+        Thread thread(p_, p_.phases ? p_.phases + i : nullptr, mine);
         thread.rows.clear(dim());
         std::int64_t cleared = -1;
         for (std::int64_t j = s_.begin[i]; j < s_.begin[i + 1]; ++j) {
@@ -185,13 +186,20 @@ class Engine {
     if (call.grads && call.grads->t && !p_.row_times) sum_time(team, call.grads->t);
     double loss = 0;
     for (int i = 0; i < threads; ++i) loss += team.losses[i];
+    if (p_.phases) p_.phases->engine_seconds += omp_get_wtime() - start;
     return loss;
   }
 
-  static void pack(const Team& team, const Crew& crew) {
-    crew.share(
-        team.bank.pieces(), team.force.pieces(), [&](std::int64_t i) { team.bank.pack_piece(i); },
-        [&](std::int64_t i) { team.force.pack_piece(i); });
+  PhaseRecord* record(const Crew& crew) const { return p_.phases ? p_.phases + crew.me : nullptr; }
+
+  void pack(const Team& team, const Crew& crew) const {
+    {
+      const PhaseTimer timer(record(crew), Phase::pack);
+      crew.share(
+          team.bank.pieces(), team.force.pieces(), [&](std::int64_t i) { team.bank.pack_piece(i); },
+          [&](std::int64_t i) { team.force.pack_piece(i); });
+    }
+    const PhaseTimer timer(record(crew), Phase::time);
     const std::int64_t count = team.bank.time_pieces(), force_count = team.force.time_pieces();
     if (count + force_count == 0) return;
     crew.share(
@@ -205,7 +213,8 @@ class Engine {
         [&](std::int64_t i) { team.force.time_fold(i); });
   }
 
-  static void reduce(const Team& team, const Crew& crew) {
+  void reduce(const Team& team, const Crew& crew) const {
+    const PhaseTimer timer(record(crew), Phase::combine);
     const std::int64_t count = team.gradients.pieces(), force_count = team.force_gradients.pieces();
     crew.share(
         count, force_count, [&](std::int64_t i) { team.gradients.sum_slots(i, team.bank, team.slots); },
@@ -313,12 +322,14 @@ class Engine {
     std::int64_t rows;
   };
 
-  Kept kept(T* tape, const Job& job, std::int64_t moment, RowScratch<T>& rows) const {
+  Kept kept(T* tape, std::int64_t taped, const Job& job, std::int64_t moment, RowScratch<T>& rows) const {
     const std::int64_t row = tape_row(p_), values = tape_values_row(p_);
-    if (!tape) return {rows.tape, rows.tape + job.count * row, job.count};
-    return {tape + (job.first * p_.moments + moment * job.count) * row,
-            tape + p_.rows * p_.moments * row + (job.first * p_.moments + moment * job.count) * values, job.count};
+    if (!on_tape(taped, moment)) return {rows.tape, rows.tape + job.count * row, job.count};
+    const std::int64_t at = job.first * taped + (moment - (p_.moments - taped)) * job.count;
+    return {tape + at * row, tape + p_.rows * taped * row + at * values, job.count};
   }
+
+  bool on_tape(std::int64_t taped, std::int64_t moment) const { return moment >= p_.moments - taped; }
 
   /// Activations of the i-th potential that the rows pass, or of its force network.
   Activations<T> activations(const Kept& at, const NetworkTile<T>& tile, std::int64_t i, bool of_force) const {
@@ -482,7 +493,7 @@ class Engine {
     gather(job, p_.z, p_.z_stride, dim(), rows.z);
     if (out.path) scatter(job, rows.z, out.path);
     for (std::int64_t moment = 0; moment < p_.moments; ++moment) {
-      const T* grad = evaluate(team, job, moment, t, kept(out.tape, job, moment, rows));
+      const T* grad = evaluate(team, job, moment, t, kept(out.tape, out.taped, job, moment, rows));
       if (recorded(moment)) {
         const std::int64_t at = moment / p_.substeps * p_.rows;
         if (out.u) scatter_rows(job, rows.u, out.u + at);
@@ -513,8 +524,8 @@ class Engine {
         gather(job, saved.path + moment * layer, dim(), dim(), rows.z);
       else
         gather(job, p_.z, p_.z_stride, dim(), rows.z);
-      const Kept keep = kept(saved.tape, job, moment, rows);
-      if (!saved.tape) evaluate(team, job, moment, t, keep);
+      const Kept keep = kept(saved.tape, saved.taped, job, moment, rows);
+      if (!on_tape(saved.taped, moment)) evaluate(team, job, moment, t, keep);
 
       const bool here = recorded(moment);
       const auto row_cotangent = [&](const T* all, T* to) {
@@ -542,7 +553,7 @@ class Engine {
   void loss_job(Team& team, const Job& job, Thread& t, const Loss<T>& loss, const Gradients<T>& grads) const {
     RowScratch<T>& rows = t.rows;
     gather(job, p_.z, p_.z_stride, dim(), rows.z);
-    const Kept keep = kept(nullptr, job, 0, rows);
+    const Kept keep = kept(nullptr, 0, job, 0, rows);
     evaluate(team, job, 0, t, keep);
     double sum = 0;
     const T share = T(1) / static_cast<T>(p_.rows);

@@ -26,12 +26,17 @@ constexpr int panel_width(std::int64_t left) {
   return left % 3 == 0 ? 3 : 2;
 }
 
-/// w (inner, columns) in panels: panel after panel, each (inner, its columns), the last vector padded with zeros.
+/// w (inner, columns) with w[k, n] = source[k·row_step + n·column_step], one of the two steps being 1; in panels at
+/// `data`: panel after panel, each (inner, its columns), the last vector padded with zeros. Where `data` is null the
+/// weights are read where they lie, which needs readable elements behind the last row up to a whole cache line.
 template <class T>
 struct Panels {
   T* data;
-  std::int64_t inner;
-  std::int64_t vectors;  // of columns, all panels together
+  const T* source;
+  std::int64_t inner, columns;
+  std::int64_t row_step, column_step;
+
+  std::int64_t vectors() const { return padded<T>(columns) / kLanes<T>; }  // of columns, all panels together
 };
 
 template <class T>
@@ -39,24 +44,24 @@ constexpr std::int64_t panels_size(std::int64_t inner, std::int64_t columns) {
   return inner * padded<T>(columns);
 }
 
-/// Packs w with w[k, n] = source[k·row_step + n·column_step]; one of the two steps is 1.
 template <class T>
-void pack(const T* source, std::int64_t row_step, std::int64_t column_step, const Panels<T>& w, std::int64_t columns) {
-  for (std::int64_t at = 0; at < w.vectors;) {
-    const int width = panel_width(w.vectors - at) * kLanes<T>;
+void pack(const Panels<T>& w) {
+  for (std::int64_t at = 0; at < w.vectors();) {
+    const int width = panel_width(w.vectors() - at) * kLanes<T>;
     const std::int64_t first = at * kLanes<T>;
-    const std::int64_t real = columns - first < width ? (columns > first ? columns - first : 0) : width;
+    const std::int64_t real = w.columns - first < width ? (w.columns > first ? w.columns - first : 0) : width;
     T* out = w.data + first * w.inner;
-    const T* in = source + first * column_step;
-    if (column_step == 1) {
-      for (std::int64_t k = 0; k < w.inner; ++k) copy(real, in + k * row_step, out + k * width);
+    const T* in = w.source + first * w.column_step;
+    if (w.column_step == 1) {
+      for (std::int64_t k = 0; k < w.inner; ++k) copy(real, in + k * w.row_step, out + k * width);
     } else {
       const std::int64_t whole_n = real / kLanes<T> * kLanes<T>, whole_k = w.inner / kLanes<T> * kLanes<T>;
       for (std::int64_t n = 0; n < whole_n; n += kLanes<T>)
         for (std::int64_t k = 0; k < whole_k; k += kLanes<T>)
-          transpose_block(in + n * column_step + k, column_step, out + k * width + n, width);
+          transpose_block(in + n * w.column_step + k, w.column_step, out + k * width + n, width);
       for (std::int64_t n = 0; n < real; ++n)
-        for (std::int64_t k = n < whole_n ? whole_k : 0; k < w.inner; ++k) out[k * width + n] = in[n * column_step + k];
+        for (std::int64_t k = n < whole_n ? whole_k : 0; k < w.inner; ++k)
+          out[k * width + n] = in[n * w.column_step + k];
     }
     if (real < width)
       for (std::int64_t k = 0; k < w.inner; ++k)
@@ -83,8 +88,8 @@ struct Ahead {
 /// y[i, :] = Σ_k x[i, k] panel[k, :] for M rows of N vectors, += with `add`. Not inlined: inside a larger function the
 /// compiler spills the accumulators.
 template <class T, int M, int N>
-[[gnu::noinline]] void register_tile(std::int64_t inner, const T* x, std::int64_t x_stride, const T* panel, T* y,
-                                     std::int64_t y_stride, bool add, Ahead<T> ahead) {
+[[gnu::noinline]] void register_tile(std::int64_t inner, const T* x, std::int64_t x_stride, const T* panel,
+                                     std::int64_t panel_stride, T* y, std::int64_t y_stride, bool add, Ahead<T> ahead) {
   Vec<T> sum[M][N] = {};
 #pragma GCC unroll 1
   for (std::int64_t k = 0; k < inner; ++k) {
@@ -100,7 +105,7 @@ template <class T, int M, int N>
     __builtin_prefetch(ahead.from);
     ahead.from += ahead.step;
     ++x;
-    panel += N * kLanes<T>;
+    panel += panel_stride;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i)
@@ -153,7 +158,8 @@ template <class T, int M, int N>
 template <class T, int N>
 struct TilesByHeight {
   static constexpr int kHeight = tile_height(N);
-  using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, bool, Ahead<T>);
+  using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, bool,
+                            Ahead<T>);
   using Outer = void (*)(std::int64_t, const T*, const T*, const T*, const T*, std::int64_t, std::int64_t, T*,
                          std::int64_t, bool);
   Register multiply[kHeight];
@@ -196,20 +202,62 @@ FFRL_INLINE void for_each_panel(std::int64_t vectors, F f) {
 /// Bytes of a panel that stay in the first-level cache while all rows of a tile pass it; a deeper panel is cut.
 inline constexpr std::int64_t kPanelBytes = 32 * 1024;
 
+/// y (rows, columns) = x (rows, inner) · wᵀ for w (columns, inner) read where it lies, the rest of the last vector
+/// zero: for products of few rows, which read each weight no more often than packing would.
+template <class T>
+void multiply_in_place(std::int64_t rows, const T* x, std::int64_t x_stride, const Panels<T>& w, T* y,
+                       std::int64_t y_stride) {
+  constexpr int kUnroll = 4;
+  const std::int64_t whole = w.inner / kLanes<T> * kLanes<T>;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* xr = x + r * x_stride;
+    T* yr = y + r * y_stride;
+    for (std::int64_t n = 0; n < w.columns; n += kUnroll) {
+      const T* unit[kUnroll];
+      Vec<T> sum[kUnroll] = {};
+#pragma GCC unroll 4
+      for (int i = 0; i < kUnroll; ++i) unit[i] = w.source + (n + i < w.columns ? n + i : n) * w.column_step;
+      for (std::int64_t k = 0; k < whole; k += kLanes<T>) {
+        const Vec<T> xk = load(xr + k);
+#pragma GCC unroll 4
+        for (int i = 0; i < kUnroll; ++i) sum[i] += xk * load(unit[i] + k);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < kUnroll; ++i) {
+        T total = horizontal_sum<T>(sum[i]);
+        for (std::int64_t k = whole; k < w.inner; ++k) total += xr[k] * unit[i][k];
+        if (n + i < w.columns) yr[n + i] = total;
+      }
+    }
+    for (std::int64_t n = w.columns; n < padded<T>(w.columns); ++n) yr[n] = T(0);
+  }
+}
+
 /// The part of a product that a register tile has just finished: rows first … end, columns from `column` on.
 struct Patch {
   std::int64_t first, end, column;
 };
+
+template <class T>
+FFRL_INLINE void clear_columns(std::int64_t rows, std::int64_t from, std::int64_t to, T* y, std::int64_t y_stride) {
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t n = from; n < to; ++n) y[r * y_stride + n] = T(0);
+}
 
 /// y (rows, columns) = x (rows, inner) · w. While a patch of y is still in the first-level cache, and while the
 /// processor can already begin with the next, `epilogue(Width<N>, patch)` may transform it in place.
 template <class T, class Epilogue>
 FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, const Panels<T>& w, T* y,
                           std::int64_t y_stride, Epilogue epilogue) {
-  for_each_panel(w.vectors, [&](auto width, std::int64_t at) {
+  const bool done = !w.data && w.column_step != 1;
+  if (done) multiply_in_place(rows, x, x_stride, w, y, y_stride);
+  for_each_panel(w.vectors(), [&](auto width, std::int64_t at) {
     constexpr int n = decltype(width)::value;
     using Tiles = TilesByHeight<T, n>;
     const std::int64_t column = at * kLanes<T>;
+    if (done) return epilogue(width, Patch{0, rows, column});
+    const T* const panel = w.data ? w.data + column * w.inner : w.source + column;
+    const std::int64_t panel_stride = w.data ? n * kLanes<T> : w.row_step;
     constexpr std::int64_t line = 64 / sizeof(T), most = kPanelBytes / (n * FFRL_VECTOR_BYTES);
     const std::int64_t blocks = (w.inner + most - 1) / most, depth = (w.inner + blocks - 1) / blocks;
     // The register tiles of a panel share the next one between them.
@@ -217,14 +265,16 @@ FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, 
     const std::int64_t step = share < line ? share : line;
     for (std::int64_t k = 0; k < w.inner; k += depth) {
       const std::int64_t inner = w.inner - k < depth ? w.inner - k : depth;
-      const T* panel = w.data + column * w.inner + k * n * kLanes<T>;
-      Ahead<T> ahead{panel + inner * n * kLanes<T>, step};
+      Ahead<T> ahead{panel + (k + inner) * panel_stride, step};
       for (std::int64_t r = 0; r < rows; r += Tiles::kHeight) {
         const std::int64_t height = rows - r < Tiles::kHeight ? rows - r : Tiles::kHeight;
-        kTiles<T, n>.multiply[height - 1](inner, x + r * x_stride + k, x_stride, panel, y + r * y_stride + column,
-                                          y_stride, k > 0, ahead);
+        T* const to = y + r * y_stride + column;
+        kTiles<T, n>.multiply[height - 1](inner, x + r * x_stride + k, x_stride, panel + k * panel_stride, panel_stride,
+                                          to, y_stride, k > 0, ahead);
         ahead.from += inner * step;
-        if (k + inner == w.inner) epilogue(width, Patch{r, r + height, column});
+        if (k + inner < w.inner) continue;
+        if (!w.data) clear_columns(height, w.columns - column, n * kLanes<T>, to, y_stride);
+        epilogue(width, Patch{r, r + height, column});
       }
     }
   });

@@ -9,6 +9,7 @@
 #include "memory.hpp"
 #include "multiply.hpp"
 #include "packed_bank.hpp"
+#include "phases.hpp"
 #include "problem.hpp"
 #include "schedule.hpp"
 #include "simd.hpp"
@@ -51,8 +52,12 @@ class NetworkTile {
   static constexpr int kVector = kLanes<T>;
 
  public:
-  NetworkTile(const NetworkShape& shape, Carver& memory)
-      : shape_(shape), width_(padded<T>(shape.width)), dim_(padded<T>(shape.dim)), depth_(shape.depth) {
+  NetworkTile(const NetworkShape& shape, PhaseRecord* record, Carver& memory)
+      : shape_(shape),
+        width_(padded<T>(shape.width)),
+        dim_(padded<T>(shape.dim)),
+        depth_(shape.depth),
+        record_(record) {
     const std::int64_t block = kTileRows * width_;
     s0_ = memory.take<T>(block);
     h_ = memory.take<T>(depth_ * block);
@@ -86,6 +91,7 @@ class NetworkTile {
       for (std::int64_t l = depth_ - 1; l > 0; --l) reverse_layer(w, l, rows, keep);
       reverse_first_layer(w, at, rows, keep);
       for (std::int64_t r = 0; r < rows; ++r) dt[r] = slope_[r] * row_sum(r);
+      const PhaseTimer timer(record_, Phase::gradient, in_size(rows));
       multiply(rows, g_a_, width_, w.in_transposed, grad, dim_, kNoEpilogue);
     }
   }
@@ -115,7 +121,10 @@ class NetworkTile {
     last_layer_cotangent<kDerivatives>(w, rows, kept, sums);
     for (std::int64_t l = depth_ - 1; l > 0; --l) hidden_cotangent<kDerivatives>(w, l, rows, kept, sums);
     input_cotangent<kDerivatives>(w, rows, kept, sums, d_tau);
-    multiply(rows, d_s_, width_, w.in_transposed, d_z, dim_, kNoEpilogue);
+    {
+      const PhaseTimer timer(record_, Phase::d_input, in_size(rows));
+      multiply(rows, d_s_, width_, w.in_transposed, d_z, dim_, kNoEpilogue);
+    }
     if (sums.w_in) weight_sums<kDerivatives>(at, z, rows, kept, cotangents, sums);
   }
 
@@ -153,6 +162,10 @@ class NetworkTile {
 
   static FFRL_INLINE Vec<T> one_minus_square(Vec<T> x) { return broadcast(T(1)) - x * x; }
 
+  // Multiply-adds of one product.
+  double in_size(std::int64_t rows) const { return double(rows * shape_.width * shape_.dim); }
+  double hidden_size(std::int64_t rows) const { return double(rows * shape_.width * shape_.width); }
+
   T* layer(T* block, std::int64_t l, std::int64_t rows) const { return block + l * rows * width_; }
 
   /// s_{ℓ}, what hidden layer ℓ reads (ℓ from 0).
@@ -167,6 +180,7 @@ class NetworkTile {
   // a = tanh(W_in z + b_in); s_0 = a + τ where every row has its own τ
   void input_layer(const PackedNetwork<T>& w, const TileConditioning<T>& at, const T* z, std::int64_t rows,
                    Activations<T>& keep) {
+    const PhaseTimer timer(record_, Phase::input, in_size(rows));
     T* const a = keep.a;
     const T* const b_in = w.b_in;
     multiply(rows, z, dim_, w.in, a, width_, [=, this](auto width, Patch patch) {
@@ -185,6 +199,7 @@ class NetworkTile {
   template <bool kDerivatives>
   void hidden_layer(const PackedNetwork<T>& w, const T* first_bias, std::int64_t l, std::int64_t rows,
                     Activations<T>& keep, const T* s) {
+    const PhaseTimer timer(record_, Phase::hidden, hidden_size(rows));
     T* const c = layer(keep.c, l, rows);
     T* const h = layer(h_, l, rows);
     const T* const b = l > 0 ? w.b_hid + l * width_ : first_bias;
@@ -222,6 +237,7 @@ class NetworkTile {
 
   // v_ℓ = W_ℓᵀ ĥ_ℓ and ĥ_{ℓ−1} = v_ℓ ⊙ (1 − c_{ℓ−1}²)
   void reverse_layer(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, Activations<T>& keep) {
+    const PhaseTimer timer(record_, Phase::reverse, hidden_size(rows));
     T* const v = layer(keep.v, l, rows);
     const T* const c = layer(keep.c, l - 1, rows);
     T* const h = layer(h_, l - 1, rows);
@@ -235,6 +251,7 @@ class NetworkTile {
   // v_1 = W_1ᵀ ĥ_1; g_a = φ' v_1 ⊙ (1 − a²) and, in the row sums, v_1 · dτ/dt
   void reverse_first_layer(const PackedNetwork<T>& w, const TileConditioning<T>& at, std::int64_t rows,
                            Activations<T>& keep) {
+    const PhaseTimer timer(record_, Phase::reverse, hidden_size(rows));
     T *const v_1 = keep.v, *const g_a = g_a_;
     const T *const a = keep.a, *const slope = slope_, *const dtau = at.dtau;
     const std::int64_t dtau_stride = at.dtau_stride;
@@ -258,6 +275,7 @@ class NetworkTile {
   void gradient_cotangent(const PackedNetwork<T>& w, const TileConditioning<T>& at, std::int64_t rows,
                           const Activations<T>& kept, const TileCotangents<T>& cotangents, const WeightSums<T>& sums,
                           T* d_dtau) {
+    const PhaseTimer timer(record_, Phase::d_gradient, in_size(rows));
     clear_row_partials(rows);
     T *const d_v = d_v_, *const g_a = g_a_, *const d_a = d_a_;
     const T *const kept_a = kept.a, *const kept_v = kept.v, *const slope = slope_, *const dtau = at.dtau;
@@ -296,6 +314,7 @@ class NetworkTile {
 
   // d_ĥ = W_ℓ d_v; d_v of the layer above, the part of d_c through 1 − c², and ĥ_ℓ again for the weight gradient
   void reverse_cotangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept) {
+    const PhaseTimer timer(record_, Phase::d_reverse, hidden_size(rows));
     const T* const c = layer(kept.c, l, rows);
     const T* const v_above = layer(kept.v, l + 1, rows);
     T *const d_v_above = layer(d_v_, l + 1, rows), *const d_c = layer(d_p_, l, rows), *const h = layer(h_, l, rows);
@@ -313,6 +332,7 @@ class NetworkTile {
   template <bool kDerivatives>
   void last_layer_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
                             const WeightSums<T>& sums) {
+    const PhaseTimer timer(record_, Phase::d_reverse, kDerivatives ? hidden_size(rows) : 0);
     const std::int64_t l = depth_ - 1;
     const T* const c = layer(kept.c, l, rows);
     T *const d_p = layer(d_p_, l, rows), *const h = layer(h_, l, rows);
@@ -348,6 +368,7 @@ class NetworkTile {
   template <bool kDerivatives>
   void hidden_cotangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept,
                         const WeightSums<T>& sums) {
+    const PhaseTimer timer(record_, Phase::d_hidden, hidden_size(rows));
     const T* const c = layer(kept.c, l - 1, rows);
     T *const d_p = layer(d_p_, l - 1, rows), *const d_s = d_s_;
     T* const b_sum = l > 1 ? sums.b_hid + (l - 1) * width_ : sums.b_first;
@@ -369,6 +390,7 @@ class NetworkTile {
   template <bool kDerivatives>
   void input_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
                        const WeightSums<T>& sums, T* d_tau) {
+    const PhaseTimer timer(record_, Phase::d_hidden, hidden_size(rows));
     T* const d_s = d_s_;
     const T *const kept_a = kept.a, *const d_a = d_a_;
     multiply(rows, d_p_, width_, w.hid_transposed[0], d_s, width_, [=, this, &sums](auto width, Patch patch) {
@@ -389,6 +411,8 @@ class NetworkTile {
   template <bool kDerivatives>
   void weight_sums(const TileConditioning<T>& at, const T* z, std::int64_t rows, const Activations<T>& kept,
                    const TileCotangents<T>& cotangents, const WeightSums<T>& sums) {
+    const PhaseTimer timer(record_, Phase::weight_sums,
+                           (kDerivatives ? 2 : 1) * (in_size(rows) + double(depth_) * hidden_size(rows)));
     const std::int64_t h = shape_.width;
     if (at.tau) add_time(at, rows, kept);
     for (std::int64_t l = 0; l < depth_; ++l)
@@ -401,6 +425,7 @@ class NetworkTile {
 
   NetworkShape shape_;
   std::int64_t width_, dim_, depth_;  // Hp, Dp, L
+  PhaseRecord* record_;
   T *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_;
 };
 

@@ -35,28 +35,31 @@ class PackedBank {
     auto* panels = memory.take<Panels<T>>(count_ * 2 * l);
     for (std::int64_t i = 0; i < count_; ++i) {
       // In the order in which a tile meets them, forward and backward: each panel is followed by the next one needed.
-      T* in = data.take<T>(panels_size<T>(s.dim, h));
-      T* hid = data.take<T>(2 * l * panels_size<T>(h, h));
-      T* in_transposed = data.take<T>(panels_size<T>(h, s.dim));
+      const bool packs = packs_weights(net.shape, p.rows);
+      T* in = data.take<T>(packs ? panels_size<T>(s.dim, h) : 0);
+      T* hid = data.take<T>(packs ? 2 * l * panels_size<T>(h, h) : 0);
+      T* in_transposed = data.take<T>(packs ? panels_size<T>(h, s.dim) : 0);
       T* vectors = data.take<T>(hp * (2 + l));
       T* time = data.take<T>(moments_ * hp * time_arrays(net, derivatives));
       if (!networks_) continue;
       PackedNetwork<T>& w = networks_[i];
-      w.in = {in, s.dim, hp / kLanes<T>};
-      w.in_transposed = {in_transposed, h, padded<T>(s.dim) / kLanes<T>};
+      const T* row = theta(first_ + i);
+      const Layout at(s);
+      w.in = {packs ? in : nullptr, row + at.w_in, s.dim, h, 1, s.dim};
+      w.in_transposed = {packs ? in_transposed : nullptr, row + at.w_in, h, s.dim, s.dim, 1};
       w.hid = panels + i * 2 * l;
       w.hid_transposed = w.hid + l;
       for (std::int64_t j = 0; j < l; ++j) {
-        w.hid[j] = {hid + j * panels_size<T>(h, h), h, hp / kLanes<T>};
-        w.hid_transposed[j] = {hid + (2 * l - 1 - j) * panels_size<T>(h, h), h, hp / kLanes<T>};
+        const T* source = row + at.w_hid + j * h * h;
+        w.hid[j] = {packs ? hid + j * panels_size<T>(h, h) : nullptr, source, h, h, 1, h};
+        w.hid_transposed[j] = {packs ? hid + (2 * l - 1 - j) * panels_size<T>(h, h) : nullptr, source, h, h, h, 1};
       }
       w.b_in = vectors;
       w.w_out = vectors + hp;
       w.b_hid = vectors + 2 * hp;
       w.time = Conditioning<T>(time, moments_ * hp, net.tau != nullptr, net.computes_time(), derivatives);
-      const T* row = theta(first_ + i);
-      w.b_out = row[Layout(s).b_out];
-      w.energy = s.separable() ? row[Layout(s).energy] : T(0);
+      w.b_out = row[at.b_out];
+      w.energy = s.separable() ? row[at.energy] : T(0);
     }
   }
 
@@ -67,21 +70,14 @@ class PackedBank {
   std::int64_t pieces() const { return count_ * (3 + 2 * net_.shape.depth); }
 
   void pack_piece(std::int64_t piece) const {
-    const NetworkShape& s = net_.shape;
-    const Layout at(s);
-    const std::int64_t h = s.width, d = s.dim, each = 3 + 2 * s.depth, i = piece / each, part = piece % each;
-    const T* row = theta(first_ + i);
+    const std::int64_t l = net_.shape.depth, each = 3 + 2 * l, i = piece / each, part = piece % each;
     const PackedNetwork<T>& w = networks_[i];
-    if (part == 0)
-      pack<T>(row + at.w_in, 1, d, w.in, h);
-    else if (part == 1)
-      pack<T>(row + at.w_in, d, 1, w.in_transposed, d);
-    else if (part == 2)
-      pack_vectors(row, at, first_ + i, w);
-    else if (part < 3 + s.depth)
-      pack<T>(row + at.w_hid + (part - 3) * h * h, 1, h, w.hid[part - 3], h);
-    else
-      pack<T>(row + at.w_hid + (part - 3 - s.depth) * h * h, h, 1, w.hid_transposed[part - 3 - s.depth], h);
+    if (part == 0) return pack_vectors(theta(first_ + i), Layout(net_.shape), first_ + i, w);
+    if (!w.in.data) return;
+    pack(part == 1      ? w.in
+         : part == 2    ? w.in_transposed
+         : part < 3 + l ? w.hid[part - 3]
+                        : w.hid_transposed[part - 3 - l]);
   }
 
   /// The three stages of the conditioning, in pieces of a block of units of one network each.

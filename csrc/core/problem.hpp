@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "layout.hpp"
+#include "phases.hpp"
 
 namespace ffrl {
 
@@ -46,6 +47,7 @@ struct Problem {
   bool gates_by_step = false;
   bool residual = false;
   int threads = 1;
+  PhaseRecord* phases = nullptr;  // (threads,), to be added to; null: nothing is timed
 
   std::int64_t times() const { return row_times ? rows : moments; }
   std::int64_t steps() const { return moments / substeps; }
@@ -58,8 +60,9 @@ struct Outputs {
   T* residual = nullptr;  // (steps, B); null unless asked for
   T* grad = nullptr;      // (B, D); or
   T* path = nullptr;      // (N + 1, B, D)
-  T* tape = nullptr;      // tape_size() elements for the backward sweep; null: keep nothing
-  T* packed = nullptr;    // packed_size() elements, likewise; null: nothing is kept
+  T* tape = nullptr;      // for the backward sweep: tape_moment_size() elements for each of the last `taped` moments
+  std::int64_t taped = 0;
+  T* packed = nullptr;  // packed_size() elements, likewise; null: nothing is kept
 };
 
 /// Cotangents of the outputs; null: zero.
@@ -76,8 +79,9 @@ struct Cotangents {
 template <class T>
 struct Saved {
   const T* path = nullptr;  // (N + 1, B, D); null where there is no path
-  T* tape = nullptr;        // null: the activations are computed again
-  T* packed = nullptr;      // null: the weights are packed again
+  T* tape = nullptr;        // of the last `taped` moments; the activations of others are computed again
+  std::int64_t taped = 0;
+  T* packed = nullptr;  // null: the weights are packed again
 };
 
 /// Gradients to write; null: not wanted.
@@ -139,8 +143,8 @@ FFRL_EACH_ISA std::int64_t tape_values_row(const Problem<T>& p) {
 }
 
 template <class T>
-FFRL_EACH_ISA std::int64_t tape_size(const Problem<T>& p) {
-  return p.rows * p.moments * (tape_row(p) + tape_values_row(p));
+FFRL_EACH_ISA std::int64_t tape_moment_size(const Problem<T>& p) {
+  return p.rows * (tape_row(p) + tape_values_row(p));
 }
 
 /// Vectors (Hp,) a moment of the conditioning that all rows share (conditioning.hpp).
@@ -150,20 +154,28 @@ FFRL_EACH_ISA std::int64_t time_arrays(const Network<T>& net, bool derivatives) 
   return 1 + (net.tau || net.computes_time() ? each : 0) + (net.computes_time() ? 2 * each : 0);
 }
 
+/// For so few rows the weights are read where they lie: packing would take longer than the products.
+inline constexpr std::int64_t kFewRows = 4;
+
+/// Narrow networks are packed always: behind their matrices lie too few elements for whole vectors to be read.
+FFRL_EACH_ISA bool packs_weights(const NetworkShape& s, std::int64_t rows) { return rows > kFewRows || s.width < 8; }
+
 /// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors,
 /// and the conditioning at the moments that all rows share.
 template <class T>
-FFRL_EACH_ISA std::int64_t packed_network_size(const Network<T>& net, std::int64_t moments, bool derivatives) {
+FFRL_EACH_ISA std::int64_t packed_network_size(const Network<T>& net, std::int64_t rows, std::int64_t moments,
+                                               bool derivatives) {
   const NetworkShape& s = net.shape;
   const std::int64_t hp = padded<T>(s.width), dp = padded<T>(s.dim);
-  return s.dim * hp + s.width * (dp + 2 * s.depth * hp) + hp * (2 + s.depth + moments * time_arrays(net, derivatives));
+  const std::int64_t matrices = packs_weights(s, rows) ? s.dim * hp + s.width * (dp + 2 * s.depth * hp) : 0;
+  return matrices + hp * (2 + s.depth + moments * time_arrays(net, derivatives));
 }
 
 template <class T>
 FFRL_EACH_ISA std::int64_t packed_size(const Problem<T>& p) {
   const std::int64_t moments = p.row_times ? 0 : p.moments;
-  return (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, moments, true) +
-                                                 (p.force ? packed_network_size(p.force, moments, false) : 0));
+  return (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, p.rows, moments, true) +
+                                                 (p.force ? packed_network_size(p.force, p.rows, moments, false) : 0));
 }
 
 }  // namespace ffrl

@@ -71,7 +71,9 @@ class CpuBackend:
 
     def path(self, call: Call, motion: Motion) -> Path:
         out = native.evaluate(_inputs(call, motion))
-        return Path(out.motion[:: motion.substeps], out.u, out.dt, out.residual if call.with_residual else None)
+        # A slice of everything is not free: its backward copies the whole path.
+        z = out.motion if motion.substeps == 1 else out.motion[:: motion.substeps]
+        return Path(z, out.u, out.dt, out.residual if call.with_residual else None)
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
         return native.hj_loss(_inputs(call), weight)

@@ -111,8 +111,9 @@ def test_compile_and_vmap(backend: str) -> None:
             torch.testing.assert_close(b[i], a)
 
 
-def test_the_tape_of_a_long_path_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit activations are computed again: the same gradients from less memory."""
+@pytest.mark.parametrize(("share", "taped"), [(0.0, 0), (0.4, 2), (0.99, 5), (1.0, 6)])
+def test_a_tape_holds_the_moments_that_fit(monkeypatch: pytest.MonkeyPatch, share: float, taped: int) -> None:
+    """The activations of the others are computed again: the same gradients from less memory."""
     inputs = make(Case(100, 9, 20, 2, 3, "gates", force=True))
     times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
 
@@ -124,9 +125,20 @@ def test_the_tape_of_a_long_path_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         total = path.z.sum() + path.residual.square().sum()
         return torch.autograd.grad(total, [inputs.z, inputs.bank.theta, inputs.force.theta])
 
+    sizes: list[int] = []
+    empty_outputs = native._empty_outputs
+
+    def spy(*args: Any) -> tuple[torch.Tensor, ...]:
+        outputs = empty_outputs(*args)
+        sizes.append(outputs[4].nbytes)
+        return outputs
+
+    monkeypatch.setattr(native, "_empty_outputs", spy)
     kept = gradients()
-    monkeypatch.setattr(native, "TAPE_LIMIT", 0)
-    for a, b in zip(kept, gradients(), strict=True):
+    monkeypatch.setattr(native, "TAPE_LIMIT", int(share * sizes[0]))
+    found = gradients()
+    assert sizes[1] * 6 == sizes[0] * taped
+    for a, b in zip(kept, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 

@@ -4,6 +4,7 @@
 
 #include "../dispatch.hpp"
 #include "../engine.hpp"
+#include "../fma_rate.hpp"
 
 #define FFRL_STRINGIFY_(x) #x
 #define FFRL_STRINGIFY(x) FFRL_STRINGIFY_(x)
@@ -27,7 +28,7 @@ void loss(const Problem<T>& p, const Schedule& s, const Loss<T>& loss, const Gra
 }
 
 template <class T>
-constexpr EntryPoints<T> kEntryPoints = {forward<T>, backward<T>, loss<T>};
+constexpr EntryPoints<T> kEntryPoints = {forward<T>, backward<T>, loss<T>, fma_rate<T>};
 
 extern const Isa kIsa;
 const Isa kIsa = {FFRL_STRINGIFY(FFRL_ISA), supported, kEntryPoints<float>, kEntryPoints<double>};
