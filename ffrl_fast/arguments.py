@@ -19,13 +19,16 @@ def _shape(x: Tensor) -> str:
     return f"({', '.join(map(str, x.shape))}{',' if x.dim() == 1 else ''})"
 
 
-def _like(name: str, x: Tensor, bank: PotentialBank) -> None:
-    """``x`` must share the bank's dtype and device: nothing is cast or copied in silence."""
-    theta = bank.theta
-    if x.dtype != theta.dtype:
-        raise TypeError(f"{name}: expected dtype {theta.dtype} as the bank's, found {x.dtype}")
-    if x.device != theta.device:
-        raise ValueError(f"{name}: expected device {theta.device} as the bank's, found {x.device}")
+def _like(name: str, x: Tensor, of_bank: Tensor) -> None:
+    """``x`` must share the bank's dtype and device, those of ``of_bank``: nothing is cast or copied in silence.
+
+    Once the rows have been compared with the bank's theta, the rest is compared with the rows: a module's parameter
+    takes half a microsecond to look up.
+    """
+    if x.dtype != of_bank.dtype:
+        raise TypeError(f"{name}: expected dtype {of_bank.dtype} as the bank's, found {x.dtype}")
+    if x.device != of_bank.device:
+        raise ValueError(f"{name}: expected device {of_bank.device} as the bank's, found {x.device}")
 
 
 def check_bank(name: str, bank: PotentialBank) -> PotentialBank:
@@ -40,17 +43,18 @@ def check_rows(name: str, z: Tensor, bank: PotentialBank) -> Tensor:
         raise TypeError(f"{name}: expected a tensor, found {type(z).__name__}")
     if z.dim() != 2 or z.shape[1] != bank.dim:
         raise ValueError(f"{name}: expected shape (B, {bank.dim}), found {_shape(z)}")
-    _like(name, z, bank)
+    _like(name, z, bank.theta)
     return z
 
 
-def check_times(name: str, t: float | Tensor, rows: int, bank: PotentialBank) -> Tensor:
+def check_times(name: str, t: float | Tensor, z: Tensor) -> Tensor:
     """t as (1,), one time for all rows, or (B,)."""
     if isinstance(t, (int, float)) and not isinstance(t, bool):
-        return torch.full((1,), float(t), dtype=bank.theta.dtype, device=bank.theta.device)
+        return torch.full((1,), float(t), dtype=z.dtype, device=z.device)
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}: expected a number or a tensor, found {type(t).__name__}")
-    _like(name, t, bank)
+    _like(name, t, z)
+    rows = z.shape[0]
     if t.dim() == 0:
         return t.reshape(1)
     if t.dim() == 1 and t.shape[0] in (1, rows):
@@ -74,10 +78,10 @@ class Selection:
 
 
 def check_selection(
-    index: int | Tensor | None, gates: Tensor | None, rows: int, bank: PotentialBank, gates_steps: int | None = None
+    index: int | Tensor | None, gates: Tensor | None, z: Tensor, bank: PotentialBank, gates_steps: int | None = None
 ) -> Selection:
     """``index``: an int or (B,) int64; ``gates``: (B, K), or (B, T, K) where ``gates_steps`` is T; one of the two."""
-    k = bank.num_potentials
+    k, rows = bank.num_potentials, z.shape[0]
     if index is not None and gates is not None:
         raise ValueError("index, gates: expected one of the two, found both")
     if gates is not None:
@@ -86,7 +90,7 @@ def check_selection(
         allowed = [(rows, k)] if gates_steps is None else [(rows, k), (rows, gates_steps, k)]
         if tuple(gates.shape) not in allowed:
             raise ValueError(f"gates: expected shape {' or '.join(map(str, allowed))}, found {_shape(gates)}")
-        _like("gates", gates, bank)
+        _like("gates", gates, z)
         return Selection(-1, None, gates)
     if index is None:
         if k > 1:
@@ -97,8 +101,8 @@ def check_selection(
             raise TypeError(f"index: expected dtype torch.int64, found {index.dtype}")
         if tuple(index.shape) != (rows,):
             raise ValueError(f"index: expected an int or shape ({rows},), found {_shape(index)}")
-        if index.device != bank.theta.device:
-            raise ValueError(f"index: expected device {bank.theta.device} as the bank's, found {index.device}")
+        if index.device != z.device:
+            raise ValueError(f"index: expected device {z.device} as the bank's, found {index.device}")
         return Selection(-1, index, None)
     if not isinstance(index, int) or isinstance(index, bool):
         raise TypeError(f"index: expected an int or an int64 tensor, found {type(index).__name__}")
@@ -116,29 +120,30 @@ def check_force(force: PotentialBank | None, bank: PotentialBank) -> PotentialBa
             f"force: expected num_potentials = {bank.num_potentials} and dim = {bank.dim} as the bank's, "
             f"found {force.num_potentials} and {force.dim}"
         )
-    _like("force", force.theta, bank)
+    _like("force", force.theta, bank.theta)
     return force
 
 
-def check_weight(weight: Tensor | None, rows: int, bank: PotentialBank) -> Tensor | None:
+def check_weight(weight: Tensor | None, z: Tensor) -> Tensor | None:
     """A weight per row (B,)."""
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight: expected a tensor, found {type(weight).__name__}")
-    if tuple(weight.shape) != (rows,):
-        raise ValueError(f"weight: expected shape ({rows},), found {_shape(weight)}")
-    _like("weight", weight, bank)
+    if weight.shape != z.shape[:1]:
+        raise ValueError(f"weight: expected shape ({z.shape[0]},), found {_shape(weight)}")
+    _like("weight", weight, z)
     return weight
 
 
-def check_tangent(tangent: Tensor | None, rows: int, bank: PotentialBank) -> Tensor | None:
+def check_tangent(tangent: Tensor | None, z: Tensor) -> Tensor | None:
     """A direction for all rows (D,) or one per row (B, D)."""
     if tangent is None:
         return None
     if not isinstance(tangent, Tensor):
         raise TypeError(f"tangent: expected a tensor, found {type(tangent).__name__}")
-    if tuple(tangent.shape) not in ((bank.dim,), (rows, bank.dim)):
-        raise ValueError(f"tangent: expected shape ({bank.dim},) or ({rows}, {bank.dim}), found {_shape(tangent)}")
-    _like("tangent", tangent, bank)
+    if tangent.shape not in (z.shape[1:], z.shape):
+        rows, dim = z.shape
+        raise ValueError(f"tangent: expected shape ({dim},) or ({rows}, {dim}), found {_shape(tangent)}")
+    _like("tangent", tangent, z)
     return tangent

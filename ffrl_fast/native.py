@@ -160,16 +160,18 @@ class Problem(NamedTuple):
     call: tuple[int | float, ...]
     potential: tuple[int, ...]
     force: tuple[int, ...] | None
-    alive: tuple[Tensor | None, ...]
+    alive: list[Tensor | None]
 
 
 def native_problem(i: Inputs) -> Problem:
     """``i`` in numbers."""
     # Rows of unit stride are read where they lie.
     z = i.z if i.z.stride(1) == 1 or i.z.shape[1] == 1 else i.z.contiguous()
-    alive = (z, *(_contiguous(x) for x in (i.t, i.theta, i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates)))
-    _, t, theta, tau, dtau, force_theta, force_tau, index, gates = alive
-    assert t is not None and theta is not None
+    t = i.t if i.t.is_contiguous() else i.t.contiguous()
+    theta = i.theta if i.theta.is_contiguous() else i.theta.contiguous()
+    others = (i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates)
+    alive = [z, t, theta, *[x if x is None or x.is_contiguous() else x.contiguous() for x in others]]
+    tau, dtau, force_theta, force_tau, index, gates = alive[3:]
     rows, dim = z.shape
     call = (
         torch.get_num_threads(),
@@ -215,6 +217,13 @@ def _empty(*shape: int, like: Tensor) -> Tensor:
     if size < _LARGE:
         return torch.empty(shape, dtype=like.dtype)
     return torch.frombuffer(_core.Block(size), dtype=like.dtype).view(shape)
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    """Contiguous, as :func:`_empty`."""
+    if x.nbytes < _LARGE and x.is_contiguous():
+        return torch.empty_like(x)
+    return _empty(*x.shape, like=x)
 
 
 def _fake_empty(*shape: int, like: Tensor) -> Tensor:
@@ -698,8 +707,8 @@ def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
 def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """Value and gradients without autograd, by one direct call into the engine; times that all rows share."""
     z, theta, force_theta, gates = inputs.z, inputs.theta, inputs.force_theta, inputs.gates
-    value, d_z, d_theta = torch.empty((), dtype=z.dtype), _empty(*z.shape, like=z), _empty(*theta.shape, like=theta)
-    d_force = None if force_theta is None else _empty(*force_theta.shape, like=force_theta)
+    value, d_z, d_theta = z.new_empty(()), _empty_like(z), _empty_like(theta)
+    d_force = None if force_theta is None else _empty_like(force_theta)
     d_gates = None if gates is None else torch.zeros(gates.shape, dtype=z.dtype)
     _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates])
     return value, HJGradients(d_z, d_theta, d_force, d_gates)

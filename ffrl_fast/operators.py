@@ -73,10 +73,9 @@ def potential_field(
     """
     arguments.check_bank("bank", bank)
     arguments.check_rows("z", z, bank)
-    rows = z.shape[0]
-    times = arguments.check_times("t", t, rows, bank)
-    selection = arguments.check_selection(index, gates, rows, bank)
-    tangent = arguments.check_tangent(tangent, rows, bank)
+    times = arguments.check_times("t", t, z)
+    selection = arguments.check_selection(index, gates, z, bank)
+    tangent = arguments.check_tangent(tangent, z)
     call = Call(z, times, bank, selection, tangent=tangent)
     out = choose(call.request("potential_field"), backend).field(call)
     return PotentialField(out.u, out.dt, out.grad, out.hvp)
@@ -112,9 +111,8 @@ def hj_residual(
     if convention not in ("per_sample", "paper_code"):
         raise ValueError(f"convention: expected 'per_sample' or 'paper_code', found {convention!r}")
     arguments.check_rows("z", z, bank)
-    rows = z.shape[0]
-    times = arguments.check_times("t", t, rows, bank)
-    selection = arguments.check_selection(index, gates, rows, bank)
+    times = arguments.check_times("t", t, z)
+    selection = arguments.check_selection(index, gates, z, bank)
     force = arguments.check_force(force, bank)
     call = Call(z, times, bank, selection, force=force, with_residual=convention == "per_sample")
     chosen = choose(call.request("hj_residual"), backend)
@@ -155,14 +153,14 @@ def hj_loss(
     """
     arguments.check_bank("bank", bank)
     arguments.check_rows("z", z, bank)
-    arguments.check_weight(weight, z.shape[0], bank)
+    arguments.check_weight(weight, z)
     if convention != "per_sample":
         residual = hj_residual(
             z, t, bank, force=force, index=index, gates=gates, convention=convention, backend=backend
         ).residual
         return residual.square().mean() if weight is None else (weight * residual.square()).mean()
-    times = arguments.check_times("t", t, z.shape[0], bank)
-    selection = arguments.check_selection(index, gates, z.shape[0], bank)
+    times = arguments.check_times("t", t, z)
+    selection = arguments.check_selection(index, gates, z, bank)
     force = arguments.check_force(force, bank)
     call = Call(z, times, bank, selection, force=force, with_residual=True)
     return choose(call.request("hj_loss"), backend).hj_loss(call, weight)
@@ -197,11 +195,10 @@ def value_and_grad(
     if loss != "hj":
         raise ValueError(f"loss: expected 'hj', found {loss!r}")
     arguments.check_rows("z", z, bank)
-    rows = z.shape[0]
-    times = arguments.check_times("t", t, rows, bank)
-    selection = arguments.check_selection(index, gates, rows, bank)
+    times = arguments.check_times("t", t, z)
+    selection = arguments.check_selection(index, gates, z, bank)
     call = Call(z, times, bank, selection, force=arguments.check_force(force, bank), with_residual=True)
-    weight = arguments.check_weight(weight, rows, bank)
+    weight = arguments.check_weight(weight, z)
     return choose(call.request("hj_loss"), backend).hj_value_and_grad(call, weight)
 
 
@@ -254,8 +251,7 @@ def integrate(
             f"times: expected {bank.theta.dtype} on {bank.theta.device} as the bank, "
             f"found {times.dtype} on {times.device}"
         )
-    rows, steps = z0.shape[0], times.shape[0]
-    selection = arguments.check_selection(index, gates, rows, bank, gates_steps=steps)
+    selection = arguments.check_selection(index, gates, z0, bank, gates_steps=times.shape[0])
     force = arguments.check_force(force, bank)
 
     delta = step / substeps
