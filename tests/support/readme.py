@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from ffrl_fast.backends import Request, choose
 
 README = Path(__file__).parents[2] / "README.md"
 _EXAMPLE = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<printed>.*?)```", re.DOTALL)
-_TABLE = re.compile(r"(?<=\|---\|---\|---\|\n).*?(?=\n\n)", re.DOTALL)
+_TABLE = re.compile(r"(?<=\(plain PyTorch\) \|\n\|---\|---\|---\|\n).*?(?=\n\n)", re.DOTALL)
+_SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- end of speed -->)", re.DOTALL)
+_RESULTS = README.parent / "docs" / "benchmarks" / "cpu-1-thread"
 
 
 def example_output(text: str) -> str:
@@ -48,6 +52,36 @@ def capabilities() -> str:
     return "\n".join(lines)
 
 
+def speed() -> str:
+    """Microseconds of the loss and its gradients, from a run of ``python -m bench`` that docs/benchmarks keeps."""
+    with (_RESULTS / "results.csv").open(newline="") as file:
+        results = [r for r in csv.DictReader(file) if r["work"] == "loss" and r["median_s"]]
+    facts = json.loads((_RESULTS / "metadata.json").read_text())
+    sizes = [(d, b) for d in ("64", "324") for b in ("16", "128", "1024", "8192")]
+    labels = {
+        "`value_and_grad`": ("ours_value_and_grad",),
+        "`hj_loss` and autograd": ("ours_hj_loss",),
+        "eager autograd": ("autograd",),
+        "torch.compile, the best of two forms": ("formulas_compiled", "formulas_autograd_compiled"),
+        "JAX, the best of three forms": ("jax_formulas", "jax_formulas_autodiff", "jax_autodiff"),
+        "the 12 bare products, torch.mm": ("products",),
+    }
+    lines = [
+        f"{facts['processor']}, {facts['isa']}, one thread, {facts['dtype']}; torch {facts['torch']}, JAX {facts['jax']}; "
+        f"`{facts['command']}`",
+        "",
+        "| µs | " + " | ".join(f"D = {d}, B = {int(b):,}" for d, b in sizes) + " |",
+        "|---" * (len(sizes) + 1) + "|",
+    ]
+    for label, names in labels.items():
+        cells = []
+        for d, b in sizes:
+            here = [float(r["median_s"]) for r in results if (r["dim"], r["rows"]) == (d, b) and r["variant"] in names]
+            cells.append(f"{1e6 * min(here):,.0f}" if here else "–")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
 def _verdict(request: Request, name: str) -> str:
     try:
         choose(request, name)
@@ -57,10 +91,11 @@ def _verdict(request: Request, name: str) -> str:
 
 
 def updated(text: str) -> str:
-    """The README with its example's output and its table as the code makes them."""
+    """The README with its example's output and its tables as the code makes them."""
     printed = example_output(text)
     text = _EXAMPLE.sub(lambda m: f"```python\n{m['code']}```\n\n```text\n{printed}```", text)
-    return _TABLE.sub(lambda _: capabilities(), text)
+    text = _TABLE.sub(lambda _: capabilities(), text)
+    return _SPEED.sub(lambda _: speed(), text)
 
 
 if __name__ == "__main__":
