@@ -203,7 +203,7 @@ _ENTRIES = {
 
 
 def release_memory() -> None:
-    """Gives back to the system what the engine keeps between calls: at most 256 MiB of blocks that no tensor uses.
+    """Gives back to the system what the engine keeps between calls: at most 512 MiB of blocks that no tensor uses.
 
     Large outputs, gradients and saved activations of the ``cpu`` backend lie in blocks that are used again when their
     tensors end. Nothing needs this function; the next call allocates anew.

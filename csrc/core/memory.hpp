@@ -11,7 +11,7 @@ namespace ffrl {
 void* thread_scratch(std::size_t bytes);
 
 /// Idle blocks are kept up to this many bytes.
-inline constexpr std::size_t kIdleBytes = std::size_t{256} << 20;
+inline constexpr std::size_t kIdleBytes = std::size_t{512} << 20;
 
 /// A block of memory, contents undefined, taken from those that were given back if one fits; gives itself back.
 /// Any thread may end it. Throws std::bad_alloc.

@@ -67,8 +67,8 @@ def speed() -> str:
         "the 12 bare products, torch.mm": ("products",),
     }
     lines = [
-        f"{facts['processor']}, {facts['isa']}, one thread, {facts['dtype']}; torch {facts['torch']}, JAX {facts['jax']}; "
-        f"`{facts['command']}`",
+        f"{facts['processor']}, {facts['isa']}, one thread, {facts['dtype']}; torch {facts['torch']}, "
+        f"JAX {facts['jax']}; `{facts['command']}`",
         "",
         "| µs | " + " | ".join(f"D = {d}, B = {int(b):,}" for d, b in sizes) + " |",
         "|---" * (len(sizes) + 1) + "|",
