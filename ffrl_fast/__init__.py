@@ -4,6 +4,7 @@ import torch as _torch  # noqa: F401  - first, so that the native module binds t
 
 from ffrl_fast.backends import HJGradients, backends, explain, use_backend
 from ffrl_fast.bank import PotentialBank
+from ffrl_fast.curvature import LogDet, hessian, laplacian, log_det
 from ffrl_fast.native import release_memory
 from ffrl_fast.operators import (
     FlowPath,
@@ -22,13 +23,17 @@ __all__ = [
     "FlowPath",
     "HJGradients",
     "HJResidual",
+    "LogDet",
     "PotentialBank",
     "PotentialField",
     "backends",
     "explain",
+    "hessian",
     "hj_loss",
     "hj_residual",
     "integrate",
+    "laplacian",
+    "log_det",
     "potential_field",
     "release_memory",
     "use_backend",

@@ -9,6 +9,7 @@ a test holds the two together.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -77,6 +78,13 @@ class NetworkShape:
     def native(self) -> tuple[int, int, int, int]:
         """(width, depth, output is tanh, time embedding): what the native operators are told besides D."""
         return self.width, self.depth, int(self.out_activation == "tanh"), _NATIVE_TIME[self.time_embedding]
+
+    @classmethod
+    def from_native(cls, dim: int, native: Sequence[int]) -> NetworkShape:
+        """The shape whose :attr:`native` this is."""
+        width, depth, out_tanh, time = native[:4]
+        names = {number: name for name, number in _NATIVE_TIME.items()}
+        return cls(dim, width, depth, "tanh" if out_tanh else "identity", names[time])
 
     def unpack(self, theta: Tensor) -> Weights:
         """Views of ``theta`` (K, P) by name."""

@@ -40,24 +40,29 @@ _Empty = Callable[..., Tensor]
 
 _INPUTS = (
     "Tensor z, Tensor t, Tensor theta, Tensor? tau, Tensor? dtau, Tensor? force_theta, Tensor? force_tau, "
-    "Tensor? index, Tensor? gates, int potential, int[] shape, bool residual, int substeps, float step"
+    "Tensor? index, Tensor? gates, Tensor? tangent, int potential, int[] shape, bool residual, bool row_sum, "
+    "int substeps, float step"
 )
-_NUM_INPUTS = 14
+_NUM_INPUTS, _NUM_TENSORS, _SUBSTEPS = 16, 10, 14
 _FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
 _SINUSOIDAL = 2  # the number of this time embedding, csrc/core/layout.hpp
-# The inputs that have gradients, by their place among the inputs; and by their place among the gradients:
-_DIFFERENTIABLE = {"z": 0, "t": 1, "theta": 2, "tau": 3, "dtau": 4, "force_theta": 5, "force_tau": 6, "gates": 8}
+# The places among the inputs of those that have gradients: z, t, theta, tau, dtau, force_theta, force_tau, gates,
+# tangent. ``wanted`` and the engine's gradients come in this order; some by their place in it:
+_DIFFERENTIABLE = (0, 1, 2, 3, 4, 5, 6, 8, 9)
 _CONDITIONING, _GATES = (3, 4, 6), 7
 
 _library = torch.library.Library("ffrl_fast", "DEF")
 _library.define(
-    f"field({_INPUTS}, bool keep) -> (Tensor u, Tensor dt, Tensor residual, Tensor motion, Tensor tape, Tensor packed)"
+    f"field({_INPUTS}, bool keep) -> (Tensor u, Tensor dt, Tensor residual, Tensor hvp, Tensor row_sum, Tensor motion, "
+    f"Tensor tape, Tensor packed)"
 )
 _library.define(
-    f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? residual_bar, Tensor? motion_bar, "
+    f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? residual_bar, Tensor? hvp_bar, Tensor? row_sum_bar, "
+    f"Tensor? motion_bar, "
     f"Tensor? path, Tensor tape, Tensor packed, bool[] wanted) -> Tensor[] gradients"
 )
 # The last of ``wanted`` is the gradient of the weight.
+_library.define(f"curvature({_INPUTS}, int what, float scale) -> (Tensor value, Tensor sign)")
 _library.define(f"hj_loss({_INPUTS}, Tensor? weight, bool[] wanted) -> (Tensor value, Tensor[] gradients)")
 
 
@@ -75,9 +80,11 @@ class Inputs(NamedTuple):
     force_tau: Tensor | None
     index: Tensor | None  # type: ignore[assignment]  # (B,); the operators' name for it, though tuples have an index()
     gates: Tensor | None  # (B, K) or (B, steps, K)
+    tangent: Tensor | None  # (D,) or (B, D)
     potential: int
     shape: list[int]  # NetworkShape.native of the potential, then of the force
     residual: bool
+    row_sum: bool
     substeps: int
     step: float
 
@@ -100,6 +107,7 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
     shared = 0 if not inputs.substeps and inputs.t.shape[0] > 1 else moments
     rows = inputs.z.shape[0]
     many = inputs.theta.shape[0] if inputs.gates is not None else 1
+    second = inputs.tangent is not None or inputs.row_sum
     tape_row = packed = 0
     networks = [(inputs.shape[:4], inputs.tau, True)]
     if inputs.force_theta is not None:
@@ -109,11 +117,13 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
         tape_row += many * (hp * (1 + depth * (2 if derivatives else 1)) + 1)
         each, computed = (2 if derivatives else 1), time == _SINUSOIDAL and tau is None
         time_arrays = 1 + (each if computed or tau is not None else 0) + (2 * each if computed else 0)
+        if derivatives and second:
+            own = inputs.tangent is not None and inputs.tangent.dim() == 2
+            tape_row += many * (hp * (2 * depth + (1 if own else 0)) + 1)
         if rows > _FEW_ROWS or width < 8:
             packed += dim * hp + width * (dp + 2 * depth * hp)
         packed += hp * (2 + depth + shared * time_arrays)
-    if inputs.residual:
-        tape_row += _padded(dim, dtype)
+    tape_row += _padded(dim, dtype) * (int(inputs.residual) + int(inputs.row_sum))
     return rows * tape_row, packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
 
 
@@ -169,9 +179,9 @@ def native_problem(i: Inputs) -> Problem:
     z = i.z if i.z.stride(1) == 1 or i.z.shape[1] == 1 else i.z.contiguous()
     t = i.t if i.t.is_contiguous() else i.t.contiguous()
     theta = i.theta if i.theta.is_contiguous() else i.theta.contiguous()
-    others = (i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates)
+    others = (i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates, i.tangent)
     alive = [z, t, theta, *[x if x is None or x.is_contiguous() else x.contiguous() for x in others]]
-    tau, dtau, force_theta, force_tau, index, gates = alive[3:]
+    tau, dtau, force_theta, force_tau, index, gates, tangent = alive[3:]
     rows, dim = z.shape
     call = (
         torch.get_num_threads(),
@@ -189,6 +199,9 @@ def native_problem(i: Inputs) -> Problem:
         _address(gates),
         gates is not None and gates.dim() == 3,
         i.residual,
+        _address(tangent),
+        tangent is not None and tangent.dim() == 1,
+        i.row_sum,
         _phase_records,
     )
     force = None if force_theta is None else _network(force_theta, force_tau, None, dim, i.shape[4:])
@@ -197,7 +210,7 @@ def native_problem(i: Inputs) -> Problem:
 
 _ENTRIES = {
     (name, dtype): getattr(_core, f"{name}_{suffix}")
-    for name in ("forward", "backward", "loss")
+    for name in ("forward", "backward", "loss", "curvature")
     for dtype, suffix in ((torch.float32, "f32"), (torch.float64, "f64"))
 }
 
@@ -244,6 +257,8 @@ def _empty_outputs(inputs: Inputs, keep: bool, empty: _Empty = _empty) -> Tensor
         new(*steps, rows),
         new(*steps, rows),
         new(*steps, rows) if inputs.residual else new(0),
+        new(rows, dim) if inputs.tangent is not None else new(0),
+        new(*steps, rows) if inputs.row_sum else new(0),
         new(moments + 1, rows, dim) if inputs.substeps else new(rows, dim),
         new(of_moment * taped),
         new(packed),
@@ -259,30 +274,26 @@ def _taped(inputs: Inputs, tape: Tensor) -> int:
 def _field_cpu(*args: Any) -> Tensors:
     inputs, keep = Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS]
     outputs = _empty_outputs(inputs, keep)
-    u, dt, residual, motion, tape, packed = (_address(x) for x in outputs)
-    taped = _taped(inputs, outputs[4])
+    u, dt, residual, hvp, row_sum, motion, tape, packed = (_address(x) for x in outputs)
+    taped = _taped(inputs, outputs[-2])
     if inputs.z.shape[0] == 0:
         return outputs
     if inputs.moments == 0:
-        outputs[3].copy_(inputs.z[None])
+        outputs[5].copy_(inputs.z[None])
         return outputs
     grad, path = (0, motion) if inputs.substeps else (motion, 0)
     call, potential, force, _alive = native_problem(inputs)
-    _ENTRIES["forward", inputs.z.dtype](call, potential, force, (u, dt, residual, grad, path, tape, taped, packed))
+    to = (u, dt, residual, hvp, row_sum, grad, path, tape, taped, packed)
+    _ENTRIES["forward", inputs.z.dtype](call, potential, force, to)
     return outputs
-
-
-def _differentiable(inputs: Inputs) -> list[Tensor | None]:
-    """The inputs that have gradients; ``wanted`` and the engine's gradients come in this order."""
-    i = inputs
-    return [i.z, i.t, i.theta, i.tau, i.dtau, i.force_theta, i.force_tau, i.gates]
 
 
 def _empty_gradients(inputs: Inputs, wanted: list[bool], empty: _Empty = _empty) -> list[Tensor | None]:
     """Room for each gradient that is wanted. Cleared where the engine writes only a part of it."""
     per_row = not inputs.substeps and inputs.t.shape[0] > 1
     result: list[Tensor | None] = []
-    for place, (x, want) in enumerate(zip(_differentiable(inputs), wanted, strict=False)):
+    for place, (of, want) in enumerate(zip(_DIFFERENTIABLE, wanted, strict=False)):
+        x = inputs[of]
         if not want or x is None:
             result.append(None)
         elif place == _GATES or (per_row and place in _CONDITIONING):
@@ -303,16 +314,16 @@ def _only(gradients: list[Tensor | None]) -> list[Tensor]:
 
 def _field_backward_cpu(*args: Any) -> list[Tensor]:
     inputs = Inputs(*args[:_NUM_INPUTS])
-    u_bar, dt_bar, residual_bar, motion_bar, path, tape, packed, wanted = args[_NUM_INPUTS:]
+    *bars, path, tape, packed, wanted = args[_NUM_INPUTS:]
     gradients = _empty_gradients(inputs, wanted)
     if inputs.z.shape[0] == 0 or inputs.moments == 0:
         for gradient in _only(gradients):
             gradient.zero_()
-        if inputs.moments == 0 and gradients[0] is not None and motion_bar is not None:
-            gradients[0].copy_(motion_bar[0])
+        if inputs.moments == 0 and gradients[0] is not None and bars[-1] is not None:
+            gradients[0].copy_(bars[-1][0])
         return _only(gradients)
-    bars = [_contiguous(x) for x in (u_bar, dt_bar, residual_bar, motion_bar)]
-    u, dt, residual, motion = (_address(x) for x in bars)
+    bars = [_contiguous(x) for x in bars]
+    u, dt, residual, hvp, row_sum, motion = (_address(x) for x in bars)
     grad, path_bar = (0, motion) if inputs.substeps else (motion, 0)
     call, potential, force, _alive = native_problem(inputs)
     _ENTRIES["backward", inputs.z.dtype](
@@ -320,7 +331,7 @@ def _field_backward_cpu(*args: Any) -> list[Tensor]:
         potential,
         force,
         (_address(path), _address(tape), _taped(inputs, tape), _address(packed)),
-        (u, dt, residual, grad, path_bar),
+        (u, dt, residual, hvp, row_sum, grad, path_bar),
         _addresses(gradients),
     )
     return _only(gradients)
@@ -373,11 +384,71 @@ def _hj_loss_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
     return value, _only([*gradients, d_weight])
 
 
-_CPU: dict[str, Any] = {"field": _field_cpu, "field_backward": _field_backward_cpu, "hj_loss": _hj_loss_cpu}
+#: What ``ffrl_fast::curvature`` computes.
+HESSIAN, LAPLACIAN, LOG_DET = range(3)
+
+#: Wider matrices are factorised one at a time by LAPACK: in lanes they would leave the cache.
+_LANES_WIDTH = 160
+
+#: Bytes of the Hessians that are in memory at once where the caller did not ask for them.
+_HESSIAN_BYTES = 64 * 2**20
+
+
+def _curvature_shapes(inputs: Inputs, what: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rows, dim = inputs.z.shape
+    return ((rows, dim, dim) if what == HESSIAN else (rows,)), ((rows,) if what == LOG_DET else (0,))
+
+
+def _curvature_cpu(*args: Any) -> Tensors:
+    inputs, (what, scale) = Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS:]
+    value, sign = (_empty(*shape, like=inputs.z) for shape in _curvature_shapes(inputs, what))
+    rows, dim = inputs.z.shape
+    if rows == 0:
+        return value, sign
+    if what == LOG_DET and dim > _LANES_WIDTH:
+        size = max(1, _HESSIAN_BYTES // (dim * dim * value.itemsize))
+        identity = torch.eye(dim, dtype=value.dtype)
+        for start in range(0, rows, size):
+            at = slice(start, start + size)
+            of_rows, _ = _curvature_cpu(*_rows(inputs, at), HESSIAN, 0.0)
+            sign[at], value[at] = torch.linalg.slogdet(of_rows.mul_(scale).add_(identity))
+        return value, sign
+    call, potential, _, _alive = native_problem(inputs._replace(step=scale))
+    to = (_address(value) if what == LAPLACIAN else 0, _address(value) if what == HESSIAN else 0)
+    _ENTRIES["curvature", value.dtype](call, potential, (*to, _address(value) if what == LOG_DET else 0, _address(sign)))
+    return value, sign
+
+
+def _curvature_fake(*args: Any) -> Tensors:
+    inputs = Inputs(*args[:_NUM_INPUTS])
+    value, sign = (inputs.z.new_empty(shape) for shape in _curvature_shapes(inputs, args[_NUM_INPUTS]))
+    return value, sign
+
+
+def _rows(inputs: Inputs, at: slice) -> Inputs:
+    """Some of the rows, at one moment."""
+    i, own = inputs, inputs.t.shape[0] > 1
+    return i._replace(
+        z=i.z[at],
+        t=i.t[at] if own else i.t,
+        tau=i.tau[:, at] if own and i.tau is not None else i.tau,
+        dtau=i.dtau[:, at] if own and i.dtau is not None else i.dtau,
+        index=None if i.index is None else i.index[at],
+        gates=None if i.gates is None else i.gates[at],
+    )
+
+
+_CPU: dict[str, Any] = {
+    "field": _field_cpu,
+    "field_backward": _field_backward_cpu,
+    "hj_loss": _hj_loss_cpu,
+    "curvature": _curvature_cpu,
+}
 for _name, _cpu, _fake in (
     ("field", _field_cpu, _field_fake),
     ("field_backward", _field_backward_cpu, _field_backward_fake),
     ("hj_loss", _hj_loss_cpu, _hj_loss_fake),
+    ("curvature", _curvature_cpu, _curvature_fake),
 ):
     _library.impl(_name, _cpu, "CPU")
     torch.library.register_fake(f"ffrl_fast::{_name}", _fake, lib=_library)
@@ -447,6 +518,7 @@ def _fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
             "vmap over the times of a path is not supported by the native backends; use backend='reference'"
         )
     rows = inputs.z.shape[0 if dims.z is None else (1 if dims.z == 0 else 0)]
+    own_tangent = inputs.tangent is not None and inputs.tangent.dim() - (dims.tangent is not None) == 2
     shared = bool(inputs.substeps) or (not conditioned and inputs.t.shape[0] == 1)
 
     def conditioning(x: Tensor | None, dim: Any) -> Tensor | None:
@@ -458,6 +530,11 @@ def _fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
     def rowwise(x: Tensor | None, dim: Any) -> Tensor | None:
         return None if x is None else _front(x, dim, size).flatten(0, 1)
 
+    tangent = inputs.tangent
+    if own_tangent:
+        tangent = rowwise(tangent, dims.tangent)
+    elif tangent is not None and dims.tangent is not None:
+        tangent = _front(tangent, dims.tangent, size).repeat_interleave(rows, 0)
     t = inputs.t if shared else _front(inputs.t, dims.t, size).expand(-1, rows).flatten()
     tau, dtau = conditioning(inputs.tau, dims.tau), conditioning(inputs.dtau, dims.dtau)
     force_tau = conditioning(inputs.force_tau, dims.force_tau)
@@ -476,6 +553,7 @@ def _fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
         force_tau=force_tau,
         index=rowwise(inputs.index, dims.index),
         gates=rowwise(inputs.gates, dims.gates),
+        tangent=tangent,
     )
 
 
@@ -483,14 +561,19 @@ def _vmap_field(
     run: Any, size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
 ) -> tuple[Tensors, tuple[Any, ...]]:
     inputs = _fold(Inputs(*args[:_NUM_INPUTS]), in_dims[:_NUM_INPUTS], size)
-    u, dt, residual, motion, tape, packed = run(*inputs, *args[_NUM_INPUTS:])
+    u, dt, residual, hvp, row_sum, motion, tape, packed = run(*inputs, *args[_NUM_INPUTS:])
     at = 1 if inputs.substeps else 0  # where the rows are
 
     def unfold(x: Tensor) -> Tensor:
         return x.unflatten(at, (size, x.shape[at] // size)) if x.dim() > at else x.expand(size, 0)
 
-    outputs = (*(unfold(x) for x in (u, dt, residual, motion)), tape, packed)
-    return outputs, (at, at, at if inputs.residual else 0, at, None, None)
+    rows = {"u": u, "dt": dt, "residual": residual, "row_sum": row_sum, "motion": motion}
+    absent = {name for name, there in (("residual", inputs.residual), ("row_sum", inputs.row_sum)) if not there}
+    found = {name: (unfold(x), 0 if name in absent else at) for name, x in rows.items()}
+    (u, at_u), (dt, at_dt), (residual, at_residual), (row_sum, at_row_sum), (motion, at_motion) = found.values()
+    hvp = hvp.expand(size, 0) if inputs.tangent is None else hvp.unflatten(0, (size, hvp.shape[0] // size))
+    outputs = (u, dt, residual, hvp, row_sum, motion, tape, packed)
+    return outputs, (at_u, at_dt, at_residual, 0, at_row_sum, at_motion, None, None)
 
 
 def _vmap_field_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[Any, ...]]:
@@ -557,7 +640,7 @@ def _place(gradients: Sequence[Tensor], wanted: Sequence[bool], length: int) -> 
     """Gradients, only those wanted, at the places of the inputs that they belong to."""
     result: list[Tensor | None] = [None] * length
     left = iter(gradients)
-    for place, want in zip(_DIFFERENTIABLE.values(), wanted, strict=False):
+    for place, want in zip(_DIFFERENTIABLE, wanted, strict=False):
         if want:
             result[place] = next(left)
     return result
@@ -573,9 +656,9 @@ class _Field(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         *_, motion, tape, packed = output
-        path = motion if inputs[12] else None
-        ctx.save_for_backward(*inputs[:9], path, tape, packed)
-        ctx.plain = inputs[9:_NUM_INPUTS]
+        path = motion if inputs[_SUBSTEPS] else None
+        ctx.save_for_backward(*inputs[:_NUM_TENSORS], path, tape, packed)
+        ctx.plain = inputs[_NUM_TENSORS:_NUM_INPUTS]
         ctx.mark_non_differentiable(tape, packed)
         ctx.set_materialize_grads(False)
 
@@ -583,8 +666,8 @@ class _Field(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, path, tape, packed = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        wanted = [needs[i] for i in _DIFFERENTIABLE.values()]
-        bars = cotangents[:4]
+        wanted = [needs[i] for i in _DIFFERENTIABLE]
+        bars = cotangents[:6]
         if all(x is None for x in bars):
             return (None,) * (_NUM_INPUTS + 1)
         args = (*inputs, *ctx.plain, *bars, path, tape, packed, wanted)
@@ -634,7 +717,7 @@ class _HJLoss(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         gradients = output[1:]
         # The inputs are kept only to be differentiated a second time, which is an error that must be raised.
-        leaves = [x for x in (*inputs[:9], inputs[_NUM_INPUTS]) if x is not None and x.requires_grad]
+        leaves = [x for x in (*inputs[:_NUM_TENSORS], inputs[_NUM_INPUTS]) if x is not None and x.requires_grad]
         ctx.save_for_backward(*gradients, *leaves)
         ctx.count, ctx.wanted = len(gradients), inputs[_NUM_INPUTS + 1]
         ctx.mark_non_differentiable(*gradients)
@@ -669,29 +752,104 @@ class _ScaledGradients(_FirstOrderOnly):
         return tuple(value_bar * x for x in args[:count])
 
 
+class _Curvature(torch.autograd.Function):
+    """``ffrl_fast::curvature``; its gradient is the reference's, a block of rows at a time."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensors:
+        return _run("curvature", args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.save_for_backward(*inputs[:_NUM_TENSORS])
+        ctx.plain = inputs[_NUM_TENSORS:]
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(_SECOND_ORDER)
+        none: tuple[Tensor | None, ...] = (None,) * (_NUM_INPUTS + 2)
+        if bar is None:
+            return none
+        *plain, what, scale = ctx.plain
+        found = _curvature_gradients(Inputs(*ctx.saved_tensors, *plain), what, scale, bar, ctx.needs_input_grad)
+        return (*found, *none[len(found) :])
+
+
+def _curvature_gradients(
+    inputs: Inputs, what: int, scale: float, bar: Tensor, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """⟨bar, dvalue⟩, for each input that needs it."""
+    rows, dim = inputs.z.shape
+    shape = NetworkShape.from_native(dim, inputs.shape)
+    leaves = [x.detach().requires_grad_() if n else x for x, n in zip(inputs[:_NUM_TENSORS], needs, strict=False)]
+    wanted = [i for i in _DIFFERENTIABLE if needs[i]]
+    totals: list[Tensor | None] = [None] * _NUM_TENSORS
+    # The reference holds about six arrays of B·H·D for each potential.
+    each = 6 * inputs.theta.shape[0] * max(shape.width, dim) * dim * inputs.z.itemsize
+    size = max(1, _HESSIAN_BYTES // each)
+    identity = torch.eye(dim, dtype=inputs.z.dtype)
+    for start in range(0, rows, size):
+        at = slice(start, start + size)
+        with torch.enable_grad():
+            i = _rows(Inputs(*leaves, *inputs[_NUM_TENSORS:]), at)
+            tau = i.tau
+            if tau is None:
+                theta = i.theta if i.potential < 0 else i.theta[i.potential : i.potential + 1]
+                tau = reference.conditioning(i.t, theta, shape)[0]
+            found = reference.hessian(
+                i.z, i.theta, shape, tau, potential=i.potential, index=i.index, gates=i.gates
+            )
+            if what == HESSIAN:
+                direction = bar[at]
+            elif what == LAPLACIAN:
+                direction = bar[at, None, None] * identity
+            else:
+                # d log|det M| = ⟨M⁻¹, dM⟩; of a singular M the gradient is not finite, and no error.
+                inverse = torch.linalg.inv_ex(identity + scale * found.detach()).inverse
+                direction = scale * bar[at, None, None] * inverse
+            parts = torch.autograd.grad((found * direction).sum(), [leaves[i] for i in wanted], allow_unused=True)
+        for place, part in zip(wanted, parts, strict=True):
+            if part is not None:
+                total = totals[place]
+                totals[place] = part if total is None else total + part
+    return totals
+
+
 # -------------------------------------------------------------------------------------------------------- entry points
 
 
 class Evaluated(NamedTuple):
-    """u, ∂_t u and the residual, (B,) or (steps, B); ∇u (B, D) or the path (N + 1, B, D)."""
+    """u, ∂_t u, the residual and the row sum, (B,) or (steps, B), ∇²u · tangent (B, D); ∇u (B, D) or the path (N + 1, B, D)."""
 
     u: Tensor
     dt: Tensor
     residual: Tensor
+    hvp: Tensor
+    row_sum: Tensor
     motion: Tensor
 
 
 def _requires_grad(inputs: Inputs) -> list[bool]:
     if not torch.is_grad_enabled():
         return [False] * len(_DIFFERENTIABLE)
-    return [x is not None and x.requires_grad for x in _differentiable(inputs)]
+    return [inputs[i] is not None and inputs[i].requires_grad for i in _DIFFERENTIABLE]
 
 
 def evaluate(inputs: Inputs) -> Evaluated:
     """The field at one moment, or the path through N."""
     if any(_requires_grad(inputs)):
-        return Evaluated(*_apply(_Field, (*inputs, True))[:4])
-    return Evaluated(*_run("field", (*inputs, False))[:4])
+        return Evaluated(*_apply(_Field, (*inputs, True))[:6])
+    return Evaluated(*_run("field", (*inputs, False))[:6])
+
+
+def curvature(inputs: Inputs, what: int, scale: float) -> Tensors:
+    """The Hessian (B, D, D) or the Laplacian (B,); or log|det(I + scale ∇²u)| (B,); and the determinant's sign or nothing."""
+    args = (*inputs, what, scale)
+    value, sign = _apply(_Curvature, args) if any(_requires_grad(inputs)) else _run("curvature", args)
+    return value, sign
 
 
 def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
@@ -710,5 +868,5 @@ def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJ
     value, d_z, d_theta = z.new_empty(()), _empty_like(z), _empty_like(theta)
     d_force = None if force_theta is None else _empty_like(force_theta)
     d_gates = None if gates is None else torch.zeros(gates.shape, dtype=z.dtype)
-    _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates])
+    _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates, None])
     return value, HJGradients(d_z, d_theta, d_force, d_gates)

@@ -34,12 +34,14 @@ class HJResidual(NamedTuple):
 
 
 class FlowPath(NamedTuple):
-    """z (T+1, B, D), z[0] the start; u, dt, residual (T, B) at (z_i, t_i), None unless asked for in ``outputs``."""
+    """z (T+1, B, D), z[0] the start; u, dt, residual (T, B) at (z_i, t_i), row_sum (T, B) of step i; None unless asked for
+    in ``outputs``."""
 
     z: Tensor
     u: Tensor | None = None
     dt: Tensor | None = None
     residual: Tensor | None = None
+    row_sum: Tensor | None = None
 
 
 def potential_field(
@@ -213,7 +215,7 @@ def integrate(
     step: float = 1.0,
     substeps: int = 1,
     method: Literal["euler"] = "euler",
-    outputs: Sequence[Literal["u", "dt", "residual"]] = (),
+    outputs: Sequence[Literal["u", "dt", "residual", "row_sum"]] = (),
     backend: str | None = None,
 ) -> FlowPath:
     r"""Moves z along the gradient of the potentials: z_{i+1} = z_i + Δ Σ_k g_k ∇u^k(z_i, t_i).
@@ -225,7 +227,9 @@ def integrate(
         step: Δ, the time that each of the T steps spans.
         substeps: each step is made of this many Euler steps of Δ/substeps, the time advancing with them.
         method: "euler".
-        outputs: which of "u", "dt", "residual" to return as (T, B), at the start (z_i, t_i) of each step.
+        outputs: which of these to return as (T, B): "u", "dt", "residual" at the start (z_i, t_i) of each step; and
+            "row_sum", Σ_d log|1 + Δ (∇²u 1)_d| summed over the step's Euler steps, Δ their length: what the paper's
+            public code takes for the logarithm of their determinant.
 
     Returns:
         FlowPath: differentiable in z0, times, gates and all parameters.
@@ -239,9 +243,9 @@ def integrate(
         raise ValueError(f"method: expected 'euler', found {method!r}")
     if not isinstance(substeps, int) or isinstance(substeps, bool) or substeps < 1:
         raise ValueError(f"substeps: expected an integer ≥ 1, found {substeps!r}")
-    unknown = [name for name in outputs if name not in ("u", "dt", "residual")]
+    unknown = [name for name in outputs if name not in ("u", "dt", "residual", "row_sum")]
     if unknown:
-        raise ValueError(f"outputs: expected names among 'u', 'dt', 'residual', found {unknown[0]!r}")
+        raise ValueError(f"outputs: expected names among 'u', 'dt', 'residual', 'row_sum', found {unknown[0]!r}")
     if not isinstance(times, Tensor):
         times = torch.tensor([float(t) for t in times], dtype=bank.theta.dtype, device=bank.theta.device)
     if times.dim() != 1:
@@ -259,6 +263,6 @@ def integrate(
     if substeps > 1:
         offsets = delta * torch.arange(substeps, dtype=times.dtype, device=times.device)
         moments = (times[:, None] + offsets).flatten()
-    call = Call(z0, moments, bank, selection, force=force, with_residual="residual" in outputs)
+    call = Call(z0, moments, bank, selection, force, None, "residual" in outputs, "row_sum" in outputs)
     path = choose(call.request("integrate"), backend).path(call, Motion(substeps, delta))
     return FlowPath(path.z, **{name: getattr(path, name) for name in outputs})

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ffrl_fast.layout import NetworkShape
+from ffrl_fast.layout import NetworkShape, Weights
 
 
 class Field(NamedTuple):
@@ -67,6 +67,33 @@ def conditioning(t: Tensor, theta: Tensor, shape: NetworkShape) -> tuple[Tensor 
     return tau, ((normal_cdf + q * normal_pdf) * d_q) @ w.w_time2.mT
 
 
+class _Sweeps(NamedTuple):
+    """a (K,B,H); c_1 … c_L; v_1 … v_{L+1}, the last (K,1,H); φ(o) and φ' (K,B)."""
+
+    a: Tensor
+    c: list[Tensor]
+    v: list[Tensor]
+    value: Tensor
+    slope: Tensor
+
+
+def _sweeps(z: Tensor, w: Weights, shape: NetworkShape, tau: Tensor | None) -> _Sweeps:
+    """Forward and backwards through the layers, for every potential."""
+    a = torch.tanh(z @ w.w_in.mT + w.b_in[:, None])
+    s = a if tau is None else a + tau
+    c = []
+    for layer in range(shape.depth):
+        s = torch.tanh(s @ w.w_hid[:, layer].mT + w.b_hid[:, layer, None])
+        c.append(s)
+    out = (c[-1] @ w.w_out[:, :, None]).squeeze(-1) + w.b_out[:, None]
+    value = torch.tanh(out) if shape.out_activation == "tanh" else out
+    slope = 1 - value * value if shape.out_activation == "tanh" else torch.ones_like(out)
+    v = [w.w_out[:, None]]
+    for layer in reversed(range(shape.depth)):
+        v.insert(0, (v[0] * (1 - c[layer] ** 2)) @ w.w_hid[:, layer])
+    return _Sweeps(a, c, v, value, slope)
+
+
 def all_potentials(
     z: Tensor,
     t: Tensor,
@@ -81,21 +108,8 @@ def all_potentials(
     ``t`` is (1,) or (B,); ``tau`` and ``dtau`` (K, 1 or B, H) or None for 0; ``tangent`` (D,) or (B, D).
     """
     w = shape.unpack(theta)
-    a = torch.tanh(z @ w.w_in.mT + w.b_in[:, None])
-    s = a if tau is None else a + tau
-    c = []
-    for layer in range(shape.depth):
-        s = torch.tanh(s @ w.w_hid[:, layer].mT + w.b_hid[:, layer, None])
-        c.append(s)
-    out = (c[-1] @ w.w_out[:, :, None]).squeeze(-1) + w.b_out[:, None]
-    value = torch.tanh(out) if shape.out_activation == "tanh" else out
-    slope = 1 - value * value if shape.out_activation == "tanh" else torch.ones_like(out)
-
-    v = w.w_out[:, None]
-    vs = []
-    for layer in reversed(range(shape.depth)):
-        vs.append(v)
-        v = (v * (1 - c[layer] ** 2)) @ w.w_hid[:, layer]
+    a, c, vs, value, slope = _sweeps(z, w, shape, tau)
+    v = vs[0]
     a1 = 1 - a * a
     g_s = slope[..., None] * v
     dt = torch.zeros_like(value) if dtau is None else (g_s * dtau).sum(-1)
@@ -115,9 +129,9 @@ def all_potentials(
         s_dot = (1 - c[layer] ** 2) * (s_dot @ w.w_hid[:, layer].mT)
         c_dot.append(s_dot)
     v_dot = torch.zeros_like(v[..., :1])
-    for layer, above in zip(reversed(range(shape.depth)), vs, strict=True):
+    for layer in reversed(range(shape.depth)):
         c1 = 1 - c[layer] ** 2
-        v_dot = (v_dot * c1 - 2 * above * c[layer] * c_dot[layer]) @ w.w_hid[:, layer]
+        v_dot = (v_dot * c1 - 2 * vs[layer + 1] * c[layer] * c_dot[layer]) @ w.w_hid[:, layer]
     hvp = slope[..., None] * ((v_dot * a1 - 2 * v * a * a_dot) @ w.w_in)
     if shape.out_activation == "tanh":
         hvp = hvp - 2 * (value * (grad * tangent).sum(-1))[..., None] * (v * a1) @ w.w_in
@@ -141,26 +155,68 @@ def potential_field(
 
     ``tau`` and ``dtau`` are (K, R, H); (1, R, H) will do for one ``potential``.
     """
-    if potential >= 0:
-        theta = theta[potential : potential + 1]
-        if tau is not None and tau.shape[0] > 1:
-            tau = tau[potential : potential + 1]
-        if dtau is not None and dtau.shape[0] > 1:
-            dtau = dtau[potential : potential + 1]
+    theta, tau, dtau = _of_one(theta, potential), _of_one(tau, potential), _of_one(dtau, potential)
     fields = all_potentials(z, t, theta, shape, tau, dtau, tangent)
 
-    def select(x: Tensor | None) -> Tensor | None:
-        if x is None:
-            return None
-        if potential >= 0:
-            return x[0]
-        if index is not None:
-            at = index.view(1, -1, *([1] * (x.dim() - 2))).expand(1, *x.shape[1:])
-            return x.gather(0, at)[0]
-        assert gates is not None
-        return (gates.mT.view(*gates.mT.shape, *([1] * (x.dim() - 2))) * x).sum(0)
+    return Field(*(x if x is None else _select(x, potential, index, gates) for x in fields))  # type: ignore[arg-type]
 
-    return Field(*(select(x) for x in fields))  # type: ignore[arg-type]
+
+def _of_one(x: Tensor | None, potential: int) -> Tensor | None:
+    """The part of x (K, …) that belongs to one ``potential``; x where it is −1 or holds no other."""
+    return x if x is None or potential < 0 or x.shape[0] == 1 else x[potential : potential + 1]
+
+
+def _select(x: Tensor, potential: int, index: Tensor | None, gates: Tensor | None) -> Tensor:
+    """What each row gets of x (K, B, …)."""
+    if potential >= 0:
+        return x[0]
+    if index is not None:
+        at = index.view(1, -1, *([1] * (x.dim() - 2))).expand(1, *x.shape[1:])
+        return x.gather(0, at)[0]
+    assert gates is not None
+    return (gates.mT.view(*gates.mT.shape, *([1] * (x.dim() - 2))) * x).sum(0)
+
+
+def hessian(
+    z: Tensor,
+    theta: Tensor,
+    shape: NetworkShape,
+    tau: Tensor | None,
+    *,
+    potential: int = -1,
+    index: Tensor | None = None,
+    gates: Tensor | None = None,
+) -> Tensor:
+    r"""∇²u (B, D, D), arguments as in :func:`potential_field`; by the structure of the network.
+
+    With P_0 = W_in and P_ℓ = W_ℓ diag(∂s_{ℓ−1}) P_{ℓ−1}, where ∂s is 1 − a² or 1 − c²,
+
+    .. math::
+        \nabla^2 o = \sum_{\ell=0}^L P_\ell^T \operatorname{diag}(\beta_\ell) P_\ell, \qquad
+        \nabla^2 u = \varphi' \nabla^2 o + \varphi'' \nabla o \, \nabla o^T
+
+    with β_0 = −2 v_1 ⊙ a ⊙ (1 − a²) and β_ℓ = −2 v_{ℓ+1} ⊙ c_ℓ ⊙ (1 − c_ℓ²).
+    """
+    theta, tau = _of_one(theta, potential), _of_one(tau, potential)  # type: ignore[assignment]
+    w = shape.unpack(theta)
+    a, c, v, value, slope = _sweeps(z, w, shape, tau)
+    p = w.w_in[:, None]
+    total = torch.zeros((), dtype=z.dtype, device=z.device)
+    for layer, y in enumerate([a, *c]):
+        if layer:
+            p = w.w_hid[:, layer - 1, None] @ (d_s[..., None] * p)
+        d_s = 1 - y * y
+        total = total + p.mT @ ((-2 * v[layer] * y * d_s)[..., None] * p)
+    total = slope[..., None, None] * total
+    if shape.out_activation == "tanh":
+        grad = (v[0] * (1 - a * a)) @ w.w_in
+        total = total - 2 * (value * slope)[..., None, None] * grad[..., :, None] * grad[..., None, :]
+    return _select(total, potential, index, gates)
+
+
+def row_sum(hvp: Tensor, step: float) -> Tensor:
+    """Σ_d log|1 + step·(∇²u 1)_d| (B,), for ``hvp`` = ∇²u 1 (B, D): what the paper's code takes for log|det(I + step ∇²u)|."""
+    return torch.log((1 + step * hvp).abs()).sum(-1)
 
 
 def hj_residual(dt: Tensor, grad: Tensor, force: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ ffrl::Network<T> network(const py::tuple& n) {
 }
 
 /// threads, rows, potentials, moments, substeps, step, row_times, z, stride of z, t, selected, index, gates,
-/// gates_by_step, residual, phase records (one a thread)
+/// gates_by_step, residual, tangent, whether the rows share it, row_sum, phase records (one a thread)
 template <class T>
 ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const py::object& force) {
   ffrl::Problem<T> p;
@@ -58,7 +58,10 @@ ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const p
   p.gates = at<const T>(c[12].cast<Address>());
   p.gates_by_step = c[13].cast<bool>();
   p.residual = c[14].cast<bool>();
-  p.phases = at<ffrl::PhaseRecord>(c[15].cast<Address>());
+  p.tangent = at<const T>(c[15].cast<Address>());
+  p.tangent_shared = c[16].cast<bool>();
+  p.row_sum = c[17].cast<bool>();
+  p.phases = at<ffrl::PhaseRecord>(c[18].cast<Address>());
   p.potential = network<T>(potential);
   if (!force.is_none()) p.force = network<T>(force.cast<py::tuple>());
   if (p.row_times && (p.potential.computes_time() || (p.force && p.force.computes_time())))
@@ -68,34 +71,37 @@ ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const p
 
 Address address(const py::tuple& of, int i) { return of[i].cast<Address>(); }
 
-/// Addresses of the gradients of z, t, theta, tau, dtau, force_theta, force_tau, gates.
+/// Addresses of the gradients of z, t, theta, tau, dtau, force_theta, force_tau, gates, tangent.
 template <class T>
 ffrl::Gradients<T> gradients(const py::tuple& g) {
-  return {at<T>(address(g, 0)), at<T>(address(g, 1)), at<T>(address(g, 2)), at<T>(address(g, 3)),
-          at<T>(address(g, 4)), at<T>(address(g, 5)), at<T>(address(g, 6)), at<T>(address(g, 7))};
+  return {at<T>(address(g, 0)), at<T>(address(g, 1)), at<T>(address(g, 2)), at<T>(address(g, 3)), at<T>(address(g, 4)),
+          at<T>(address(g, 5)), at<T>(address(g, 6)), at<T>(address(g, 7)), at<T>(address(g, 8))};
 }
 
-/// outputs: addresses of u, dt, residual, grad, path, tape; moments on the tape; address of packed
+/// outputs: addresses of u, dt, residual, hvp, row_sum, grad, path, tape; moments on the tape; address of packed
 template <class T>
 void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& outputs) {
   const auto p = problem<T>(call, potential, force);
-  const ffrl::Outputs<T> out{at<T>(address(outputs, 0)), at<T>(address(outputs, 1)), at<T>(address(outputs, 2)),
-                             at<T>(address(outputs, 3)), at<T>(address(outputs, 4)), at<T>(address(outputs, 5)),
-                             outputs[6].cast<Int>(),     at<T>(address(outputs, 7))};
+  ffrl::Outputs<T> out;
+  T** const to[] = {&out.u, &out.dt, &out.residual, &out.hvp, &out.row_sum, &out.grad, &out.path, &out.tape};
+  for (int i = 0; i < 8; ++i) *to[i] = at<T>(address(outputs, i));
+  out.taped = outputs[8].cast<Int>();
+  out.packed = at<T>(address(outputs, 9));
   py::gil_scoped_release release;
   ffrl::forward(p, out);
 }
 
-/// saved: addresses of path, tape; moments on the tape; address of packed; cotangents: of u, dt, residual, grad, path
+/// saved: addresses of path, tape; moments on the tape; address of packed; cotangents: of u, dt,
+/// residual, hvp, row_sum, grad, path
 template <class T>
 void backward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& saved,
               const py::tuple& cotangents, const py::tuple& grads) {
   const auto p = problem<T>(call, potential, force);
   const ffrl::Saved<T> kept{at<const T>(address(saved, 0)), at<T>(address(saved, 1)), saved[2].cast<Int>(),
                             at<T>(address(saved, 3))};
-  const ffrl::Cotangents<T> bar{at<const T>(address(cotangents, 0)), at<const T>(address(cotangents, 1)),
-                                at<const T>(address(cotangents, 2)), at<const T>(address(cotangents, 3)),
-                                at<const T>(address(cotangents, 4))};
+  ffrl::Cotangents<T> bar;
+  const T** const of[] = {&bar.u, &bar.dt, &bar.residual, &bar.hvp, &bar.row_sum, &bar.grad, &bar.path};
+  for (int i = 0; i < 7; ++i) *of[i] = at<const T>(address(cotangents, i));
   const auto to = gradients<T>(grads);
   py::gil_scoped_release release;
   ffrl::backward(p, kept, bar, to);
@@ -114,11 +120,22 @@ void loss(const py::tuple& call, const py::tuple& potential, const py::object& f
   *at<T>(value) = static_cast<T>(sum);
 }
 
+/// out: addresses of laplacian, hessian, log_det, sign
+template <class T>
+void curvature(const py::tuple& call, const py::tuple& potential, const py::tuple& out) {
+  const auto p = problem<T>(call, potential, py::none());
+  const ffrl::Curvature<T> to{at<T>(address(out, 0)), at<T>(address(out, 1)), at<T>(address(out, 2)),
+                              at<T>(address(out, 3))};
+  py::gil_scoped_release release;
+  ffrl::curvature(p, to);
+}
+
 template <class T>
 void define(py::module_& m, const std::string& suffix) {
   m.def(("forward_" + suffix).c_str(), forward<T>);
   m.def(("backward_" + suffix).c_str(), backward<T>);
   m.def(("loss_" + suffix).c_str(), loss<T>);
+  m.def(("curvature_" + suffix).c_str(), curvature<T>);
   m.def(("kept_sizes_" + suffix).c_str(),
         [](const py::tuple& call, const py::tuple& potential, const py::object& force) {
           const auto p = problem<T>(call, potential, force);

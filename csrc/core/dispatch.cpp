@@ -51,9 +51,10 @@ const Isa& choose() {
 }
 
 template <class T>
-Schedule& planned(const Problem<T>& p) {
+Schedule& planned(const Problem<T>& p, double times_the_work = 1) {
   thread_local Schedule schedule;
-  plan(schedule, p.rows, p.potentials, p.selected, p.index, p.gates != nullptr, multiply_adds(p), p.threads);
+  const double work = multiply_adds(p) * times_the_work;
+  plan(schedule, p.rows, p.potentials, p.selected, p.index, p.gates != nullptr, work, p.threads);
   return schedule;
 }
 
@@ -79,6 +80,14 @@ void loss(const Problem<T>& p, const Loss<T>& loss, const Gradients<T>& grads) {
   isa().template entry<T>().loss(p, planned(p), loss, grads);
 }
 
+template <class T>
+void curvature(const Problem<T>& p, const Curvature<T>& out) {
+  // About D columns a row go through the network.
+  isa().template entry<T>().curvature(p, planned(p, double(p.potential.shape.dim)), out);
+}
+
+template void curvature(const Problem<float>&, const Curvature<float>&);
+template void curvature(const Problem<double>&, const Curvature<double>&);
 template void loss(const Problem<float>&, const Loss<float>&, const Gradients<float>&);
 template void loss(const Problem<double>&, const Loss<double>&, const Gradients<double>&);
 template void forward(const Problem<float>&, const Outputs<float>&);

@@ -14,6 +14,7 @@ struct EntryPoints {
   void (*forward)(const Problem<T>&, const Schedule&, const Outputs<T>&);
   void (*backward)(const Problem<T>&, const Schedule&, const Saved<T>&, const Cotangents<T>&, const Gradients<T>&);
   void (*loss)(const Problem<T>&, const Schedule&, const Loss<T>&, const Gradients<T>&);
+  void (*curvature)(const Problem<T>&, const Schedule&, const Curvature<T>&);
   double (*fma_rate)(double seconds);
 };
 
@@ -47,5 +48,7 @@ template <class T>
 void backward(const Problem<T>&, const Saved<T>&, const Cotangents<T>&, const Gradients<T>&);
 template <class T>
 void loss(const Problem<T>&, const Loss<T>&, const Gradients<T>&);
+template <class T>
+void curvature(const Problem<T>&, const Curvature<T>&);
 
 }  // namespace ffrl

@@ -5,11 +5,15 @@
 
 #include "bank_gradients.hpp"
 #include "conditioning.hpp"
+#include "determinant.hpp"
+#include "hessian_tile.hpp"
+#include "log_product.hpp"
 #include "memory.hpp"
 #include "network_tile.hpp"
 #include "packed_bank.hpp"
 #include "problem.hpp"
 #include "schedule.hpp"
+#include "tangent_tile.hpp"
 #include "weight_sums.hpp"
 
 namespace ffrl::FFRL_ISA {
@@ -27,15 +31,22 @@ struct RowScratch {
                     &gate, &d_gate})
       *row = memory.take<T>(rows);
     tape = memory.take<T>(rows * (tape_row(p) + tape_values_row(p)));
+    const std::int64_t second = p.second_order() ? rows * dp : 0;
+    for (T** tile : {&tangent, &hvp, &one_hvp, &hvp_bar, &d_x, &one_d_x}) *tile = memory.take<T>(second);
+    row_sum = memory.take<T>(p.row_sum ? rows : 0);
+    q_dot = memory.take<T>(p.second_order() ? hp : 0);
   }
 
   /// The padding of what is gathered, which meets zero weights and must be finite; the rest is written before it is
   /// read.
-  void clear(std::int64_t dim) {
-    const std::int64_t dp = padded<T>(dim);
-    for (T* tile : {z, grad_bar, lambda, d_z})
+  void clear(const Problem<T>& p) {
+    const std::int64_t dim = p.potential.shape.dim, dp = padded<T>(dim);
+    for (T* tile : {z, grad_bar, lambda, d_z, p.second_order() ? tangent : z, p.second_order() ? hvp_bar : z})
       for (std::int64_t r = 0; r < kTileRows; ++r)
         for (std::int64_t d = dim; d < dp; ++d) tile[r * dp + d] = T(0);
+    // One direction for all rows lies in the tile's first.
+    if (p.second_order() && p.shares_tangent())
+      for (std::int64_t d = 0; d < dim; ++d) tangent[d] = p.row_sum ? T(1) : p.tangent[d];
     for (std::int64_t r = 0; r < kTileRows; ++r) no_bar[r] = T(0);
   }
 
@@ -48,6 +59,28 @@ struct RowScratch {
   T *u, *dt, *residual, *force_value, *one_dt, *u_bar, *dt_bar, *residual_bar, *force_bar, *no_bar, *gate, *d_gate;
   // what a tape would hold for one moment, where none is kept
   T* tape;
+  // with a tangent, (rows, Dp): it; the Hessian product of the mixture and of one potential; its cotangent; dL/dtangent
+  // of the mixture and of one potential
+  T *tangent, *hvp, *one_hvp, *hvp_bar, *d_x, *one_d_x;
+  T *row_sum, *q_dot;  // (rows,); (Hp,) of a tangent that the rows share
+};
+
+/// One thread's scratch for the curvature of a tile's rows.
+template <class T>
+struct CurvatureScratch {
+  CurvatureScratch(const Problem<T>& p, const Curvature<T>& out, Carver& memory) : tile(p.potential.shape, memory) {
+    const std::int64_t d = p.potential.shape.dim, dp = padded<T>(d);
+    grad = memory.take<T>(potentials_per_row(p) * kTileRows * dp);
+    traces = memory.take<T>(kLanes<T>);
+    matrices = memory.take<T>(out.log_det ? kLanes<T> * d * dp : out.hessian ? d * dp : 0);
+    interleaved = memory.take<T>(out.log_det ? kLanes<T> * d * dp : 0);
+  }
+
+  HessianTile<T> tile;
+  T* grad;         // (potentials, rows, Dp): ∇o
+  T* traces;       // (lanes,)
+  T* matrices;     // (lanes, D, Dp), or one
+  T* interleaved;  // (D, Dp, lanes)
 };
 
 template <class T>
@@ -71,18 +104,28 @@ class Engine {
                   static_cast<double>(p_.rows);
   }
 
+  /// The curvature at one moment.
+  void curvature(const Curvature<T>& out) {
+    run(Call{.curvature = &out}, [&](Team& team, const Job& job, Thread& t) { curvature_job(team, job, t, out); });
+  }
+
  private:
   struct Call {
     T* packed = nullptr;  // where the packed weights lie; null: in scratch
     bool reuse = false;   // they are there already
     const Gradients<T>* grads = nullptr;
+    const Curvature<T>* curvature = nullptr;
   };
 
   struct Thread {
-    Thread(const Problem<T>& p, PhaseRecord* record, Carver& memory)
-        : rows(p, memory), tile(p.potential.shape, record, memory), force(p.force.shape, record, memory) {}
+    Thread(const Problem<T>& p, const Call& call, PhaseRecord* record, Carver& memory)
+        : rows(p, memory),
+          tile(p.potential.shape, p.second_order(), record, memory),
+          force(p.force.shape, false, record, memory),
+          curvature(call.curvature ? p : Problem<T>{}, call.curvature ? *call.curvature : Curvature<T>{}, memory) {}
     RowScratch<T> rows;
     NetworkTile<T> tile, force;
+    CurvatureScratch<T> curvature;
     double loss = 0;
   };
 
@@ -97,8 +140,8 @@ class Engine {
         : embedding(p.row_times ? 0 : p.moments, p.potential.shape.dim, memory),
           bank(p.potential, p, true, memory, packed),
           force(p.force, p, false, memory, packed),
-          slots(p.potential.shape, slot_count, sum_moments, grads.theta, memory),
-          force_slots(p.force.shape, p.force ? slot_count : 0, sum_moments, grads.force_theta, memory),
+          slots(p.potential.shape, slot_count, sum_moments, grads.theta, grads.tangent && p.tangent_shared, memory),
+          force_slots(p.force.shape, p.force ? slot_count : 0, sum_moments, grads.force_theta, false, memory),
           gradients(p.potential, p, s, {grads.theta, grads.tau, grads.dtau, grads.t}, memory),
           force_gradients(p.force, p, s, {grads.force_theta, grads.force_tau, nullptr, grads.t}, memory),
           losses(memory.take<double>(s.threads)) {}
@@ -140,7 +183,7 @@ class Engine {
     }
     const std::size_t shared = sizes.used(), packed_bytes = call.packed ? 0 : packed_sizes.used();
     {
-      Thread thread(p_, nullptr, sizes);
+      Thread thread(p_, call, nullptr, sizes);
     }
     const std::size_t each = sizes.used() - shared;
     char* block = static_cast<char*>(thread_scratch(shared + packed_bytes + each * threads));
@@ -156,8 +199,8 @@ class Engine {
       // OpenMP may give fewer threads than were asked for; the schedule's are then shared out among them.
       for (int i = crew.me; i < threads; i += crew.size) {
         Carver mine(own + each * i);
-        Thread thread(p_, p_.phases ? p_.phases + i : nullptr, mine);
-        thread.rows.clear(dim());
+        Thread thread(p_, call, p_.phases ? p_.phases + i : nullptr, mine);
+        thread.rows.clear(p_);
         std::int64_t cleared = -1;
         for (std::int64_t j = s_.begin[i]; j < s_.begin[i + 1]; ++j) {
           const Job& job = s_.jobs[j];
@@ -184,6 +227,7 @@ class Engine {
       together(Crew{omp_get_thread_num(), omp_get_num_threads()});
     }
     if (call.grads && call.grads->t && !p_.row_times) sum_time(team, call.grads->t);
+    if (call.grads && call.grads->tangent && p_.tangent_shared) sum_tangent(team, call.grads->tangent);
     double loss = 0;
     for (int i = 0; i < threads; ++i) loss += team.losses[i];
     if (p_.phases) p_.phases->engine_seconds += omp_get_wtime() - start;
@@ -240,6 +284,13 @@ class Engine {
     if (team.force.time_pieces()) team.force_gradients.add_time();
   }
 
+  void sum_tangent(const Team& team, T* tangent) const {
+    for (std::int64_t d = 0; d < dim(); ++d) {
+      tangent[d] = T(0);
+      for (std::int64_t i = 0; i < team.slots.size(); ++i) tangent[d] += team.slots.at(i, 0).tangent[d];
+    }
+  }
+
   std::int64_t dim() const { return p_.potential.shape.dim; }
   std::int64_t dim_padded() const { return padded<T>(dim()); }
 
@@ -266,6 +317,23 @@ class Engine {
   /// Row scalars, zero where there are none.
   void gather_rows(const Job& job, const T* from, T* rows) const {
     for (std::int64_t r = 0; r < job.count; ++r) rows[r] = from ? from[s_.row(job.first + r)] : T(0);
+  }
+
+  /// A direction that all rows share lies there already.
+  void gather_tangent(const Job& job, RowScratch<T>& rows) const {
+    if (p_.tangent && !p_.tangent_shared) gather(job, p_.tangent, dim(), dim(), rows.tangent);
+  }
+
+  /// Through Σ_d log|1 + Δ h_d|: the cotangent of h is that of the sum times Δ / (1 + Δ h).
+  void row_sum_cotangent(const Job& job, const T* bar, const T* h, RowScratch<T>& rows) const {
+    for (std::int64_t r = 0; r < job.count; ++r) {
+      const T scale = bar[s_.row(job.first + r)] * p_.step;
+      for (std::int64_t d = 0; d < dim_padded(); d += kLanes<T>) {
+        const std::int64_t i = r * dim_padded() + d;
+        store(rows.hvp_bar + i, scale / (T(1) + p_.step * load(h + i)));
+      }
+      for (std::int64_t d = dim(); d < dim_padded(); ++d) rows.hvp_bar[r * dim_padded() + d] = T(0);
+    }
   }
 
   /// y += factor · x over the tile's rows.
@@ -333,24 +401,40 @@ class Engine {
 
   /// Activations of the i-th potential that the rows pass, or of its force network.
   Activations<T> activations(const Kept& at, const NetworkTile<T>& tile, std::int64_t i, bool of_force) const {
-    const std::int64_t potential = activations_row<T>(p_.potential.shape, true);
+    const std::int64_t potential = activations_row<T>(p_.potential.shape, true) + tangent_row(p_);
     const std::int64_t force = p_.force ? activations_row<T>(p_.force.shape, false) : 0;
     T* memory = at.activations + at.rows * (i * (potential + force) + (of_force ? potential : 0));
-    return tile.activations(memory, at.values + at.rows * (i * (p_.force ? 2 : 1) + (of_force ? 1 : 0)), at.rows);
+    const std::int64_t values = 1 + (p_.force ? 1 : 0) + (p_.second_order() ? 1 : 0);
+    return tile.activations(memory, at.values + at.rows * (i * values + (of_force ? 1 : 0)), at.rows);
   }
 
-  /// Where ∇u of a moment with a residual is kept.
-  T* kept_grad(const Kept& at) const { return at.activations + at.rows * (tape_row(p_) - dim_padded()); }
+  /// The tangent and its derivatives at the i-th potential that the rows pass, behind its activations.
+  Tangent<T> tangent(const Kept& at, const Activations<T>& kept, RowScratch<T>& rows) const {
+    const NetworkShape& s = p_.potential.shape;
+    const std::int64_t layers = s.depth * at.rows * padded<T>(s.width);
+    T* memory = kept.a + at.rows * activations_row<T>(s, true);
+    const bool shared = p_.shares_tangent();
+    return {rows.tangent, shared,          shared ? rows.q_dot : memory + 2 * layers,
+            memory,       memory + layers, kept.value + at.rows * (p_.force ? 2 : 1)};
+  }
+
+  /// Where ∇u of a moment with a residual is kept, and ∇²u 1 of one with a row sum.
+  T* kept_grad(const Kept& at) const {
+    return at.activations + at.rows * (tape_row(p_) - dim_padded() * (p_.row_sum ? 2 : 1));
+  }
+  T* kept_hvp(const Kept& at) const { return at.activations + at.rows * (tape_row(p_) - dim_padded()); }
 
   // ---------------------------------------------------------------------------------------------------- one evaluation
 
   bool recorded(std::int64_t moment) const { return moment % p_.substeps == 0; }
 
-  /// u, ∂_t u, ∇u and where asked for the residual of the rows in t.rows.z; returns where ∇u lies.
+  /// u, ∂_t u, ∇u and where asked for the residual and the Hessian product of the rows in t.rows.z; returns where ∇u
+  /// lies.
   T* evaluate(Team& team, const Job& job, std::int64_t moment, Thread& t, const Kept& keep) const {
     RowScratch<T>& rows = t.rows;
     const bool residual = p_.residual && recorded(moment);
     T* grad = p_.residual ? kept_grad(keep) : rows.grad;
+    T* hvp = p_.row_sum ? kept_hvp(keep) : rows.hvp;
     const std::int64_t many = potentials_per_row(p_);
     for (std::int64_t i = 0; i < many; ++i) {
       const std::int64_t k = job.potential + i;
@@ -359,6 +443,8 @@ class Engine {
       T* one_grad = p_.gates ? rows.one_grad : grad;
       t.tile.template forward<true>(w, conditioning(team.bank, p_.potential.shape, job, k, moment, rows), rows.z,
                                     job.count, kept, rows.one_dt, one_grad);
+      T* one_hvp = p_.gates ? rows.one_hvp : hvp;
+      if (p_.second_order()) t.tile.forward_tangent(w, job.count, kept, tangent(keep, kept, rows), one_hvp);
       gather_gates(job, moment, k, rows.gate);
       for (std::int64_t r = 0; r < job.count; ++r) {
         const T u = rows.gate[r] * (kept.value[r] - w.energy * time(job, r, moment));
@@ -366,11 +452,8 @@ class Engine {
         rows.u[r] = i == 0 ? u : rows.u[r] + u;
         rows.dt[r] = i == 0 ? dt : rows.dt[r] + dt;
         if (!p_.gates) continue;
-        for (std::int64_t d = 0; d < dim_padded(); d += kLanes<T>) {
-          T* at = grad + r * dim_padded() + d;
-          const Vec<T> part = rows.gate[r] * load(one_grad + r * dim_padded() + d);
-          store(at, i == 0 ? part : load(at) + part);
-        }
+        mix(i == 0, rows.gate[r], one_grad + r * dim_padded(), grad + r * dim_padded());
+        if (p_.second_order()) mix(i == 0, rows.gate[r], one_hvp + r * dim_padded(), hvp + r * dim_padded());
       }
       if (residual && p_.force) evaluate_force(team, job, i, moment, t, keep);
     }
@@ -385,7 +468,18 @@ class Engine {
         const T force = p_.force ? rows.force_value[r] : T(0);
         rows.residual[r] = rows.dt[r] + T(0.5) * horizontal_sum<T>(square) + force * force;
       }
+    if (p_.row_sum)
+      for (std::int64_t r = 0; r < job.count; ++r)
+        rows.row_sum[r] = log_abs_sum<T>(dim(), p_.step, hvp + r * dim_padded());
     return grad;
+  }
+
+  /// y = gate · x of the first potential, += of the others.
+  void mix(bool first, T gate, const T* x, T* y) const {
+    for (std::int64_t d = 0; d < dim_padded(); d += kLanes<T>) {
+      const Vec<T> part = gate * load(x + d);
+      store(y + d, first ? part : load(y + d) + part);
+    }
   }
 
   // F = Σ_k g_k F^k
@@ -411,7 +505,7 @@ class Engine {
   /// The backward sweep of one evaluation, whose activations are kept: from the cotangents in t.rows (of u, ∂_t u, the
   /// residual and ∇u, which it overwrites) to t.rows.d_z and the sums of the parameter gradients.
   void differentiate(Team& team, const Job& job, std::int64_t moment, Thread& t, const Kept& keep,
-                     const Gradients<T>& grads, bool derivatives, bool residual) const {
+                     const Gradients<T>& grads, bool derivatives, bool residual, bool second) const {
     RowScratch<T>& rows = t.rows;
     const std::int64_t many = potentials_per_row(p_);
     const bool force = residual && p_.force;
@@ -434,35 +528,45 @@ class Engine {
     for (std::int64_t i = 0; i < many; ++i) {
       const std::int64_t k = job.potential + i, slot = job.slot + i;
       gather_gates(job, moment, k, rows.gate);
-      differentiate_network(job, k, moment, t, t.tile, activations(keep, t.tile, i, false), team.bank, p_.potential,
+      const Activations<T> kept = activations(keep, t.tile, i, false);
+      const Tangent<T> along = second ? tangent(keep, kept, rows) : Tangent<T>{};
+      differentiate_network(job, k, moment, t, t.tile, kept, second ? &along : nullptr, team.bank, p_.potential,
                             team.slots, slot, rows.u_bar, rows.dt_bar, derivatives, i == 0, grads, grads.tau,
                             grads.dtau);
       if (force)
-        differentiate_network(job, k, moment, t, t.force, activations(keep, t.force, i, true), team.force, p_.force,
-                              team.force_slots, slot, rows.force_bar, rows.no_bar, false, false, grads, grads.force_tau,
-                              nullptr);
+        differentiate_network(job, k, moment, t, t.force, activations(keep, t.force, i, true), nullptr, team.force,
+                              p_.force, team.force_slots, slot, rows.force_bar, rows.no_bar, false, false, grads,
+                              grads.force_tau, nullptr);
     }
   }
 
   void differentiate_network(const Job& job, std::int64_t k, std::int64_t moment, Thread& t, NetworkTile<T>& tile,
-                             Activations<T> kept, const PackedBank<T>& bank, const Network<T>& net,
-                             const Slots<T>& slots, std::int64_t slot, const T* u_bar, const T* dt_bar,
-                             bool derivatives, bool opens, const Gradients<T>& grads, T* tau_out, T* dtau_out) const {
+                             Activations<T> kept, const Tangent<T>* along, const PackedBank<T>& bank,
+                             const Network<T>& net, const Slots<T>& slots, std::int64_t slot, const T* u_bar,
+                             const T* dt_bar, bool derivatives, bool opens, const Gradients<T>& grads, T* tau_out,
+                             T* dtau_out) const {
     RowScratch<T>& rows = t.rows;
     const PackedNetwork<T>& w = bank[k];
     const TileConditioning<T> at = conditioning(bank, net.shape, job, k, moment, rows);
-    const TileCotangents<T> bar{u_bar, dt_bar, rows.grad_bar, rows.gate};
+    const TileCotangents<T> bar{u_bar, dt_bar, rows.grad_bar, rows.gate, rows.hvp_bar};
     const WeightSums<T> sums = slots.at(slot, p_.row_times ? 0 : moment);
     T* d_z = opens ? rows.d_z : rows.one_d_z;
     T* d_tau = at.tau && tau_out ? rows.d_tau : nullptr;
     T* d_dtau = at.tau && dtau_out && derivatives ? rows.d_dtau : nullptr;
     T* d_gate = grads.gates ? rows.d_gate : nullptr;
-    if (derivatives)
+    T* d_x = opens ? rows.d_x : rows.one_d_x;
+    if (along)
+      tile.backward_tangent(w, at, rows.z, job.count, kept, *along, bar, sums, d_z, grads.tangent ? d_x : nullptr,
+                            d_tau, d_dtau, d_gate);
+    else if (derivatives)
       tile.template backward<true>(w, at, rows.z, job.count, kept, bar, sums, d_z, d_tau, d_dtau, d_gate);
     else
       tile.template backward<false>(w, at, rows.z, job.count, kept, bar, sums, d_z, d_tau, nullptr, d_gate);
     slots.used(slot);
-    if (!opens) add_rows(job, T(1), d_z, rows.d_z);
+    if (!opens) {
+      add_rows(job, T(1), d_z, rows.d_z);
+      if (along && grads.tangent && !along->shared) add_rows(job, T(1), d_x, rows.d_x);
+    }
 
     const std::int64_t h = net.shape.width, hp = padded<T>(h);
     T energy = T(0), shared_time = T(0);
@@ -491,6 +595,7 @@ class Engine {
   void forward_job(Team& team, const Job& job, Thread& t, const Outputs<T>& out) const {
     RowScratch<T>& rows = t.rows;
     gather(job, p_.z, p_.z_stride, dim(), rows.z);
+    gather_tangent(job, rows);
     if (out.path) scatter(job, rows.z, out.path);
     for (std::int64_t moment = 0; moment < p_.moments; ++moment) {
       const T* grad = evaluate(team, job, moment, t, kept(out.tape, out.taped, job, moment, rows));
@@ -500,7 +605,15 @@ class Engine {
         if (out.dt) scatter_rows(job, rows.dt, out.dt + at);
         if (out.residual) scatter_rows(job, rows.residual, out.residual + at);
       }
+      if (out.row_sum) {
+        T* to = out.row_sum + moment / p_.substeps * p_.rows;
+        for (std::int64_t r = 0; r < job.count; ++r) {
+          T& sum = to[s_.row(job.first + r)];
+          sum = recorded(moment) ? rows.row_sum[r] : sum + rows.row_sum[r];
+        }
+      }
       scatter(job, grad, out.grad);
+      scatter(job, rows.hvp, out.hvp);
       if (out.path) {
         add_rows(job, p_.step, grad, rows.z);
         scatter(job, rows.z, out.path + (moment + 1) * p_.rows * dim());
@@ -518,6 +631,7 @@ class Engine {
       else
         __builtin_memset(tile, 0, job.count * dim_padded() * sizeof(T));
     };
+    gather_tangent(job, rows);
     if (saved.path) gather_or_clear(bar.path ? bar.path + p_.moments * layer : nullptr, rows.lambda);
     for (std::int64_t moment = p_.moments - 1; moment >= 0; --moment) {
       if (saved.path)
@@ -537,9 +651,15 @@ class Engine {
       gather_or_clear(bar.grad, rows.grad_bar);
       if (saved.path) add_rows(job, p_.step, rows.lambda, rows.grad_bar);
 
-      const bool residual = bar.residual && here;
+      const bool residual = bar.residual && here, second = bar.hvp || bar.row_sum;
+      if (bar.hvp) gather(job, bar.hvp, dim(), dim(), rows.hvp_bar);
+      if (bar.row_sum) row_sum_cotangent(job, bar.row_sum + moment / p_.substeps * p_.rows, kept_hvp(keep), rows);
       const bool derivatives = saved.path || bar.grad || residual || (bar.dt && here);
-      differentiate(team, job, moment, t, keep, grads, derivatives, residual);
+      differentiate(team, job, moment, t, keep, grads, derivatives, residual, second);
+      if (grads.tangent && !p_.tangent_shared) {
+        if (!second) __builtin_memset(rows.d_x, 0, job.count * dim_padded() * sizeof(T));
+        scatter(job, rows.d_x, grads.tangent);
+      }
       if (!saved.path) continue;
       add_rows(job, T(1), rows.d_z, rows.lambda);
       if (bar.path) {
@@ -567,8 +687,68 @@ class Engine {
     }
     t.loss += sum;
     __builtin_memset(rows.grad_bar, 0, job.count * dim_padded() * sizeof(T));
-    differentiate(team, job, 0, t, keep, grads, true, true);
+    differentiate(team, job, 0, t, keep, grads, true, true, false);
     scatter(job, rows.d_z, grads.z);
+  }
+
+  void curvature_job(Team& team, const Job& job, Thread& t, const Curvature<T>& out) const {
+    RowScratch<T>& rows = t.rows;
+    CurvatureScratch<T>& c = t.curvature;
+    gather(job, p_.z, p_.z_stride, dim(), rows.z);
+    const Kept keep = kept(nullptr, 0, job, 0, rows);
+    const std::int64_t many = potentials_per_row(p_), block = kTileRows * dim_padded();
+    for (std::int64_t i = 0; i < many; ++i) {
+      const std::int64_t k = job.potential + i;
+      const Activations<T> of = activations(keep, t.tile, i, false);
+      t.tile.template forward<true>(team.bank[k], conditioning(team.bank, p_.potential.shape, job, k, 0, rows), rows.z,
+                                    job.count, of, rows.one_dt, rows.one_grad);
+      t.tile.output_gradient(team.bank[k], job.count, of, c.grad + i * block);
+    }
+    // A Hessian that goes out is copied at once; determinants take as many at a time as a vector has lanes.
+    const std::int64_t matrix = dim() * dim_padded(), batch = out.log_det ? kLanes<T> : 1;
+    for (std::int64_t first = 0; first < job.count; first += batch) {
+      const std::int64_t count = job.count - first < batch ? job.count - first : batch;
+      for (std::int64_t j = 0; j < count; ++j) c.traces[j] = T(0);
+      for (std::int64_t i = 0; i < many; ++i) {
+        const std::int64_t k = job.potential + i;
+        c.tile.use(team.bank.theta(k));
+        const Activations<T> of = activations(keep, t.tile, i, false);
+        gather_gates(job, 0, k, rows.gate);
+        for (std::int64_t j = 0; j < count; ++j)
+          c.tile.add(of, job.count, first + j, c.grad + i * block + (first + j) * dim_padded(), rows.gate[first + j],
+                     i == 0, c.matrices ? c.matrices + j * matrix : nullptr, c.traces[j]);
+      }
+      for (std::int64_t j = 0; j < count; ++j) {
+        const std::int64_t row = s_.row(job.first + first + j);
+        if (out.laplacian) out.laplacian[row] = c.traces[j];
+        for (std::int64_t d = 0; out.hessian && d < dim(); ++d)
+          copy(dim(), c.matrices + j * matrix + d * dim_padded(), out.hessian + (row * dim() + d) * dim());
+      }
+      if (out.log_det) determinants(job, first, count, c, out);
+    }
+  }
+
+  /// Of I + step · ∇²u for `count` rows of a job whose Hessians lie in c.matrices, which it overwrites.
+  void determinants(const Job& job, std::int64_t first, std::int64_t count, CurvatureScratch<T>& c,
+                    const Curvature<T>& out) const {
+    const std::int64_t d = dim(), dp = dim_padded(), matrix = d * dp;
+    // Lanes without a row get the identity.
+    __builtin_memset(c.matrices + count * matrix, 0, (kLanes<T> - count) * matrix * sizeof(T));
+    for (std::int64_t i = 0; i < d; ++i)
+      for (std::int64_t j = 0; j < dp; j += kLanes<T>)
+        transpose_block(c.matrices + i * dp + j, matrix, c.interleaved + (i * dp + j) * kLanes<T>, kLanes<T>);
+    for (std::int64_t i = 0; i < d; ++i)
+      for (std::int64_t j = 0; j < dp; ++j) {
+        T* at = c.interleaved + (i * dp + j) * kLanes<T>;
+        store(at, p_.step * load(at) + T(i == j ? 1 : 0));
+      }
+    T log_abs[kLanes<T>], sign[kLanes<T>];
+    Determinants<T>(c.interleaved, d, dp).compute(log_abs, sign);
+    for (std::int64_t j = 0; j < count; ++j) {
+      const std::int64_t row = s_.row(job.first + first + j);
+      out.log_det[row] = log_abs[j];
+      if (out.sign) out.sign[row] = sign[j];
+    }
   }
 
   const Problem<T>& p_;

@@ -116,20 +116,36 @@ template <class T, int M, int N>
     }
 }
 
-/// g[i, :] += Σ_r p[r, i] q[r, :] + Σ_r p2[r, i] q2[r, :], the second sum only when p2 is given (and = where `add` is
-/// false): both outer products of a weight gradient in one pass over g. The tile's own sum is formed before g is added,
-/// so that rounding errors grow with the number of tiles, not of rows.
+/// Outer products over the rows of a tile that are summed into one weight gradient: Σ_pairs pᵀ q, p (rows, ·) and
+/// q (rows, ·).
+template <class T>
+struct OuterPairs {
+  std::int64_t p_stride, q_stride;
+  int count = 0;
+  const T *p[4], *q[4];
+
+  OuterPairs(std::int64_t p_stride, std::int64_t q_stride) : p_stride(p_stride), q_stride(q_stride) {}
+  void add(const T* of_p, const T* of_q) {
+    p[count] = of_p;
+    q[count++] = of_q;
+  }
+};
+
+/// g[i, :] += Σ_pairs Σ_r p[r, i] q[r, :] (= where `add` is false) for M columns of the p from `row` on and N vectors
+/// of the q from `column` on: all outer products of a weight gradient in one pass over g. The tile's own sum is formed
+/// before g is added, so that rounding errors grow with the number of tiles, not of rows.
 template <class T, int M, int N>
-[[gnu::noinline]] void outer_tile(std::int64_t rows, const T* p, const T* q, const T* p2, const T* q2,
-                                  std::int64_t p_stride, std::int64_t q_stride, T* g, std::int64_t g_stride, bool add) {
+[[gnu::noinline]] void outer_tile(std::int64_t rows, const OuterPairs<T>& pairs, std::int64_t row, std::int64_t column,
+                                  T* g, std::int64_t g_stride, bool add) {
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) __builtin_prefetch(g + i * g_stride + j * kLanes<T>, 1);
+  const std::int64_t p_stride = pairs.p_stride, q_stride = pairs.q_stride;
   Vec<T> sum[M][N] = {};
-  for (int pair = 0; pair < (p2 ? 2 : 1); ++pair) {
-    const T* pr = pair ? p2 : p;
-    const T* qr = pair ? q2 : q;
+  for (int pair = 0; pair < pairs.count; ++pair) {
+    const T* pr = pairs.p[pair] + row;
+    const T* qr = pairs.q[pair] + column;
 #pragma GCC unroll 1
     for (std::int64_t r = 0; r < rows; ++r) {
       Vec<T> qv[N];
@@ -160,8 +176,7 @@ struct TilesByHeight {
   static constexpr int kHeight = tile_height(N);
   using Register = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, bool,
                             Ahead<T>);
-  using Outer = void (*)(std::int64_t, const T*, const T*, const T*, const T*, std::int64_t, std::int64_t, T*,
-                         std::int64_t, bool);
+  using Outer = void (*)(std::int64_t, const OuterPairs<T>&, std::int64_t, std::int64_t, T*, std::int64_t, bool);
   Register multiply[kHeight];
   Outer outer[kHeight];
 
@@ -283,19 +298,17 @@ FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, 
 /// As an epilogue: the product as it is.
 inline constexpr auto kNoEpilogue = [](auto, Patch) {};
 
-/// g (n, columns) += pᵀ q + p2ᵀ q2 over the rows of a tile, = where `add` is false; p2 null leaves out the second
-/// product.
+/// g (n, columns) += Σ_pairs pᵀ q over the rows of a tile, = where `add` is false.
 template <class T>
-void add_outer(std::int64_t rows, std::int64_t n, std::int64_t columns, const T* p, const T* q, const T* p2,
-               const T* q2, std::int64_t p_stride, std::int64_t q_stride, T* g, bool add) {
-  for_each_panel(padded<T>(columns) / kLanes<T>, [&](auto width, std::int64_t at) {
+void add_outer(std::int64_t rows, std::int64_t n, std::int64_t columns, const OuterPairs<T>& pairs, T* g, bool add) {
+  const std::int64_t stride = padded<T>(columns);
+  for_each_panel(stride / kLanes<T>, [&](auto width, std::int64_t at) {
     constexpr int w = decltype(width)::value;
     using Tiles = TilesByHeight<T, w>;
     const std::int64_t column = at * kLanes<T>;
     for (std::int64_t i = 0; i < n; i += Tiles::kHeight) {
       const std::int64_t height = n - i < Tiles::kHeight ? n - i : Tiles::kHeight;
-      kTiles<T, w>.outer[height - 1](rows, p + i, q + column, p2 ? p2 + i : nullptr, p2 ? q2 + column : nullptr,
-                                     p_stride, q_stride, g + i * padded<T>(columns) + column, padded<T>(columns), add);
+      kTiles<T, w>.outer[height - 1](rows, pairs, i, column, g + i * stride + column, stride, add);
     }
   });
 }

@@ -29,6 +29,17 @@ struct Activations {
       : a(memory), c(a + rows * width), v(c + depth * rows * width), value(value) {}
 };
 
+/// A direction in z, and what its sweep adds to the activations: their derivatives along it, a dot in math.
+template <class T>
+struct Tangent {
+  const T* x;   // (rows, Dp), or (Dp,) one direction for all rows
+  bool shared;  // the latter
+  T* q_dot;     // (rows, Hp), or (Hp,): W_in x
+  T* p_dot;     // (L, rows, Hp): W_ℓ times the derivative of s_{ℓ−1}
+  T* v_dot;     // (L, rows, Hp)
+  T* out_dot;   // (rows,) of o
+};
+
 /// The time of a tile's rows: what it adds to the first hidden layer, and dτ/dt.
 template <class T>
 struct TileConditioning {
@@ -45,6 +56,7 @@ struct TileCotangents {
   const T* dt;    // (rows,)
   const T* grad;  // (rows, Dp)
   const T* gate;  // (rows,)
+  const T* hvp;   // (rows, Dp); read by backward_tangent alone
 };
 
 template <class T>
@@ -52,7 +64,7 @@ class NetworkTile {
   static constexpr int kVector = kLanes<T>;
 
  public:
-  NetworkTile(const NetworkShape& shape, PhaseRecord* record, Carver& memory)
+  NetworkTile(const NetworkShape& shape, bool tangent, PhaseRecord* record, Carver& memory)
       : shape_(shape),
         width_(padded<T>(shape.width)),
         dim_(padded<T>(shape.dim)),
@@ -70,7 +82,31 @@ class NetworkTile {
     slope_ = memory.take<T>(kTileRows);
     d_slope_ = memory.take<T>(kTileRows);
     d_out_ = memory.take<T>(kTileRows);
+    curve_ = memory.take<T>(kTileRows);
+    if (!tangent) return;
+    for (T** layers : {&s_dot_, &h_dot_, &d_v_dot_, &d_p_dot_}) *layers = memory.take<T>(depth_ * block);
+    for (T** one : {&g_dot_, &f_, &d_s_dot_, &d_q_dot_}) *one = memory.take<T>(block);
+    second_partial_ = memory.take<T>(kTileRows * kVector);
+    d_out_dot_ = memory.take<T>(kTileRows);
+    one_d_x_ = memory.take<T>(dim_);
   }
+
+  /// ∇o (rows, Dp) of activations that `forward` has filled.
+  void output_gradient(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept, T* grad) {
+    for (std::int64_t i = 0; i < rows * width_; i += kVector)
+      store(g_a_ + i, load(kept.v + i) * one_minus_square(load(kept.a + i)));
+    multiply(rows, g_a_, width_, w.in_transposed, grad, dim_, kNoEpilogue);
+  }
+
+  /// After `forward`: fills the tangent's derivatives and hvp = ∇²φ(o) x (rows, Dp).
+  void forward_tangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
+                       const Tangent<T>& along, T* hvp);
+
+  /// As `backward`, with the cotangent of hvp besides. Writes d_x (rows, Dp) where it is given; where the rows share a
+  /// direction, adds dL/dx to sums.tangent.
+  void backward_tangent(const PackedNetwork<T>& w, const TileConditioning<T>& at, const T* z, std::int64_t rows,
+                        const Activations<T>& kept, const Tangent<T>& along, const TileCotangents<T>& cotangents,
+                        const WeightSums<T>& sums, T* d_z, T* d_x, T* d_tau, T* d_dtau, T* d_gate);
 
   /// The activations of `rows` rows kept at `memory`, and their outputs at `value`.
   Activations<T> activations(T* memory, T* value, std::int64_t rows) const {
@@ -221,7 +257,7 @@ class NetworkTile {
     });
   }
 
-  // u = φ(o), φ'
+  // u = φ(o), φ', φ''
   void output(const PackedNetwork<T>& w, std::int64_t rows, Activations<T>& keep) {
     for (std::int64_t r = 0; r < rows; ++r) slope_[r] = row_sum(r) + w.b_out;
     for (std::int64_t r = rows; r < kTileRows; ++r) slope_[r] = T(0);
@@ -232,7 +268,10 @@ class NetworkTile {
   }
 
   void set_slope(std::int64_t rows, const Activations<T>& keep) {
-    for (std::int64_t r = 0; r < rows; ++r) slope_[r] = shape_.out_tanh ? 1 - keep.value[r] * keep.value[r] : T(1);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      slope_[r] = shape_.out_tanh ? 1 - keep.value[r] * keep.value[r] : T(1);
+      curve_[r] = shape_.out_tanh ? -2 * keep.value[r] * slope_[r] : T(0);
+    }
   }
 
   // v_ℓ = W_ℓᵀ ĥ_ℓ and ĥ_{ℓ−1} = v_ℓ ⊙ (1 − c_{ℓ−1}²)
@@ -415,18 +454,49 @@ class NetworkTile {
                            (kDerivatives ? 2 : 1) * (in_size(rows) + double(depth_) * hidden_size(rows)));
     const std::int64_t h = shape_.width;
     if (at.tau) add_time(at, rows, kept);
-    for (std::int64_t l = 0; l < depth_; ++l)
-      add_outer<T>(rows, h, h, layer(d_p_, l, rows), layer_input(at, kept, l, rows),
-                   kDerivatives ? layer(h_, l, rows) : nullptr, layer(d_v_, l, rows), width_, width_,
-                   sums.w_hid + l * h * width_, !sums.fresh);
-    add_outer<T>(rows, h, shape_.dim, d_s_, z, kDerivatives ? g_a_ : nullptr, cotangents.grad, width_, dim_, sums.w_in,
-                 !sums.fresh);
+    for (std::int64_t l = 0; l < depth_; ++l) {
+      OuterPairs<T> pairs(width_, width_);
+      pairs.add(layer(d_p_, l, rows), layer_input(at, kept, l, rows));
+      if constexpr (kDerivatives) pairs.add(layer(h_, l, rows), layer(d_v_, l, rows));
+      add_outer(rows, h, h, pairs, sums.w_hid + l * h * width_, !sums.fresh);
+    }
+    OuterPairs<T> pairs(width_, dim_);
+    pairs.add(d_s_, z);
+    if constexpr (kDerivatives) pairs.add(g_a_, cotangents.grad);
+    add_outer(rows, h, shape_.dim, pairs, sums.w_in, !sums.fresh);
   }
+
+  // The phases with a tangent, tangent_tile.hpp.
+  std::int64_t q_stride(const Tangent<T>& along) const { return along.shared ? 0 : width_; }
+  void hidden_tangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept,
+                      const Tangent<T>& along);
+  void reverse_tangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows, const Activations<T>& kept,
+                       const Tangent<T>& along);
+  void gradient_tangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
+                        const Tangent<T>& along);
+  void gradient_cotangent_tangent(const PackedNetwork<T>& w, const TileConditioning<T>& at, std::int64_t rows,
+                                  const Activations<T>& kept, const Tangent<T>& along,
+                                  const TileCotangents<T>& cotangents, const WeightSums<T>& sums, T* d_dtau);
+  void reverse_cotangent_tangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows,
+                                 const Activations<T>& kept, const Tangent<T>& along);
+  void last_layer_cotangent_tangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
+                                    const Tangent<T>& along, const WeightSums<T>& sums);
+  void hidden_cotangent_tangent(const PackedNetwork<T>& w, std::int64_t l, std::int64_t rows,
+                                const Activations<T>& kept, const Tangent<T>& along, const WeightSums<T>& sums);
+  void input_cotangent_tangent(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept,
+                               const Tangent<T>& along, const WeightSums<T>& sums, T* d_tau);
+  void tangent_cotangent(const PackedNetwork<T>& w, std::int64_t rows, const Tangent<T>& along,
+                         const WeightSums<T>& sums, T* d_x);
+  void weight_sums_tangent(const TileConditioning<T>& at, const T* z, std::int64_t rows, const Activations<T>& kept,
+                           const Tangent<T>& along, const TileCotangents<T>& cotangents, const WeightSums<T>& sums);
 
   NetworkShape shape_;
   std::int64_t width_, dim_, depth_;  // Hp, Dp, L
   PhaseRecord* record_;
-  T *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_;
+  T *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_, *curve_;
+  // With a tangent: what answers to s, ĥ, g_a, d_v, d_p and d_s along it; W_in w̄; d_q̇; sums of a row; d_ȯ; dL/dx (Dp,).
+  T *s_dot_, *h_dot_, *g_dot_, *d_v_dot_, *d_p_dot_, *d_s_dot_, *f_, *d_q_dot_, *second_partial_, *d_out_dot_,
+      *one_d_x_;
 };
 
 }  // namespace ffrl::FFRL_ISA

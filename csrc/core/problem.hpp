@@ -46,11 +46,16 @@ struct Problem {
   const T* gates = nullptr;             // (B, K), or (B, N / substeps, K)
   bool gates_by_step = false;
   bool residual = false;
+  const T* tangent = nullptr;  // a direction for the Hessian product: (B, D), or (D,) with tangent_shared
+  bool tangent_shared = false;
+  bool row_sum = false;  // of a path: Σ_d log|1 + step·(∇²u 1)_d|
   int threads = 1;
   PhaseRecord* phases = nullptr;  // (threads,), to be added to; null: nothing is timed
 
   std::int64_t times() const { return row_times ? rows : moments; }
   std::int64_t steps() const { return moments / substeps; }
+  bool second_order() const { return tangent || row_sum; }
+  bool shares_tangent() const { return tangent_shared || row_sum; }
 };
 
 template <class T>
@@ -58,6 +63,8 @@ struct Outputs {
   T* u = nullptr;         // (steps, B)
   T* dt = nullptr;        // (steps, B)
   T* residual = nullptr;  // (steps, B); null unless asked for
+  T* hvp = nullptr;       // (B, D), where there is a tangent
+  T* row_sum = nullptr;   // (steps, B), the sum over a step's moments; null unless asked for
   T* grad = nullptr;      // (B, D); or
   T* path = nullptr;      // (N + 1, B, D)
   T* tape = nullptr;      // for the backward sweep: tape_moment_size() elements for each of the last `taped` moments
@@ -71,6 +78,8 @@ struct Cotangents {
   const T* u = nullptr;
   const T* dt = nullptr;
   const T* residual = nullptr;
+  const T* hvp = nullptr;
+  const T* row_sum = nullptr;
   const T* grad = nullptr;
   const T* path = nullptr;
 };
@@ -95,6 +104,7 @@ struct Gradients {
   T* force_theta = nullptr;  // (K, stride of the force)
   T* force_tau = nullptr;    // as tau
   T* gates = nullptr;        // as gates, must come zeroed
+  T* tangent = nullptr;      // as tangent
 };
 
 /// The loss of one evaluation, mean over rows of weight · residual², and where its gradients go.
@@ -103,6 +113,15 @@ struct Loss {
   const T* weight = nullptr;  // (B,); null: 1
   double* value = nullptr;
   T* d_weight = nullptr;  // (B,); null: not wanted
+};
+
+/// The curvature of u at one moment: where its parts go, null: not wanted.
+template <class T>
+struct Curvature {
+  T* laplacian = nullptr;  // (B,)
+  T* hessian = nullptr;    // (B, D, D)
+  T* log_det = nullptr;    // (B,) of I + step · ∇²u: the logarithm of its absolute value, −inf where it is singular
+  T* sign = nullptr;       // (B,), with log_det
 };
 
 // The functions below are used by the code of every instruction set, each of which must have its own copy (simd.hpp).
@@ -119,7 +138,7 @@ template <class T>
 FFRL_EACH_ISA double multiply_adds(const Problem<T>& p) {
   const auto weights = [](const NetworkShape& s) { return double(s.width) * (s.dim + s.depth * s.width); };
   const double all = 6 * weights(p.potential.shape) + (p.force ? 3 * weights(p.force.shape) : 0);
-  return all * double(p.rows) * double(p.moments) * double(potentials_per_row(p));
+  return all * double(p.rows) * double(p.moments) * double(potentials_per_row(p)) * (p.second_order() ? 2 : 1);
 }
 
 /// Elements of the activations kept for one row of one network: a, c_1 … c_L and v_1 … v_L; its output comes beside.
@@ -128,18 +147,28 @@ FFRL_EACH_ISA std::int64_t activations_row(const NetworkShape& s, bool derivativ
   return padded<T>(s.width) * (1 + s.depth * (derivatives ? 2 : 1));
 }
 
-/// Elements kept for one row at one moment: the activations of every potential and force that it passes, and ∇u where
-/// there is a residual. Besides these, one output a network.
+/// Elements of a row's derivatives along a tangent: those of p_1 … p_L and v_1 … v_L, and of q where each row has a
+/// tangent of its own.
 template <class T>
-FFRL_EACH_ISA std::int64_t tape_row(const Problem<T>& p) {
-  return potentials_per_row(p) *
-             (activations_row<T>(p.potential.shape, true) + (p.force ? activations_row<T>(p.force.shape, false) : 0)) +
-         (p.residual ? padded<T>(p.potential.shape.dim) : 0);
+FFRL_EACH_ISA std::int64_t tangent_row(const Problem<T>& p) {
+  const NetworkShape& s = p.potential.shape;
+  return p.second_order() ? padded<T>(s.width) * (2 * s.depth + (p.shares_tangent() ? 0 : 1)) : 0;
 }
 
+/// Elements kept for one row at one moment: what every potential and force that it passes leaves, and besides ∇u where
+/// there is a residual, ∇²u 1 where there is a row sum.
+template <class T>
+FFRL_EACH_ISA std::int64_t tape_row(const Problem<T>& p) {
+  const std::int64_t potential = activations_row<T>(p.potential.shape, true) + tangent_row(p);
+  const std::int64_t force = p.force ? activations_row<T>(p.force.shape, false) : 0;
+  return potentials_per_row(p) * (potential + force) +
+         padded<T>(p.potential.shape.dim) * ((p.residual ? 1 : 0) + (p.row_sum ? 1 : 0));
+}
+
+/// Numbers kept for one row: the outputs of all networks, and their derivatives along a tangent.
 template <class T>
 FFRL_EACH_ISA std::int64_t tape_values_row(const Problem<T>& p) {
-  return potentials_per_row(p) * (p.force ? 2 : 1);
+  return potentials_per_row(p) * (1 + (p.force ? 1 : 0) + (p.second_order() ? 1 : 0));
 }
 
 template <class T>

@@ -19,6 +19,7 @@ struct WeightSums {
   T* b_hid;    // (L, Hp), its first row not used
   T* w_out;    // (Hp,)
   T* dtau;     // (Hp,) at this moment, used where all rows share one time
+  T* tangent;  // (Dp,) where the rows share a direction; null: not wanted
   T* b_out;    // scalar
   T* energy;   // scalar
   T* time;     // scalar: the gradient of −E t with respect to t, at this moment
@@ -48,11 +49,12 @@ struct WeightSums {
 template <class T>
 class Slots {
  public:
-  Slots(const NetworkShape& shape, std::int64_t count, std::int64_t moments, bool matrices, Carver& memory)
-      : shape_(shape), matrices_(matrices), size_(count), moments_(moments) {
+  Slots(const NetworkShape& shape, std::int64_t count, std::int64_t moments, bool matrices, bool tangent,
+        Carver& memory)
+      : shape_(shape), matrices_(matrices), tangent_(tangent), size_(count), moments_(moments) {
     const std::int64_t hp = padded<T>(shape.width), dp = padded<T>(shape.dim);
     moment_ = 2 * hp + padded<T>(1);
-    sums_ = hp * (2 + shape.depth) + padded<T>(2) + moments * moment_;
+    sums_ = hp * (2 + shape.depth) + padded<T>(2) + moments * moment_ + (tangent ? dp : 0);
     matrix_size_ = matrices ? shape.width * (dp + shape.depth * hp) : 0;
     stride_ = matrix_size_ + 2 * sums_;
     memory_ = memory.take<T>(count * stride_);
@@ -87,6 +89,7 @@ class Slots {
     s.b_first = s.b_out + padded<T>(2) + moment * moment_;
     s.dtau = s.b_first + hp;
     s.time = s.dtau + hp;
+    s.tangent = tangent_ ? s.b_out + padded<T>(2) + moments_ * moment_ : nullptr;
     s.fresh = fresh_[slot];
     s.compensation = sums_;
     return s;
@@ -94,7 +97,7 @@ class Slots {
 
  private:
   NetworkShape shape_;
-  bool matrices_;
+  bool matrices_, tangent_;
   std::int64_t size_, moments_, moment_, sums_, matrix_size_, stride_;
   T* memory_;
   bool* fresh_;

@@ -71,12 +71,13 @@ class Motion:
 
 
 class Path(NamedTuple):
-    """z (T+1, B, D); u, ∂_t u and where asked for the residual (T, B) at the start of each step."""
+    """z (T+1, B, D); u, ∂_t u and where asked for the residual (T, B) at the start of each step, the row sum of each."""
 
     z: Tensor
     u: Tensor
     dt: Tensor
     residual: Tensor | None = None
+    row_sum: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -93,6 +94,7 @@ class Call:
     force: PotentialBank | None = None
     tangent: Tensor | None = None
     with_residual: bool = False
+    with_row_sum: bool = False
 
     def request(self, operator: str) -> Request:
         return Request(operator, self.z.device.type, self.z.dtype, self.tangent is not None)
@@ -101,6 +103,19 @@ class Call:
         """The same rows through the force network."""
         assert self.force is not None
         return dataclasses.replace(self, bank=self.force, force=None, tangent=None, with_residual=False)
+
+    def of_rows(self, start: int, stop: int) -> Call:
+        """Some of the rows, at one moment."""
+        selection, times = self.selection, self.t
+        rows = slice(start, stop)
+        index = None if selection.index is None else selection.index[rows]
+        gates = None if selection.gates is None else selection.gates[rows]
+        return dataclasses.replace(
+            self,
+            z=self.z[rows],
+            t=times if times.shape[0] == 1 else times[rows],
+            selection=Selection(selection.potential, index, gates),
+        )
 
     def conditioning(self, bank: PotentialBank) -> tuple[Tensor | None, Tensor | None]:
         """τ and dτ/dt of ``bank`` at this call's times, of the one potential alone where only one is used."""
@@ -120,6 +135,14 @@ class Backend(Protocol):
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor: ...
 
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]: ...
+
+    def hessian(self, call: Call) -> Tensor: ...
+
+    def laplacian(self, call: Call) -> Tensor: ...
+
+    def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
+        """log|det(I + step ∇²u)| and the sign of the determinant, each (B,)."""
+        ...
 
 
 def hj_value_and_grad_by_autograd(backend: Backend, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:

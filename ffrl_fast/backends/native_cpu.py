@@ -43,9 +43,11 @@ def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
         force_tau,
         selection.index,
         selection.gates,
+        call.tangent,
         selection.potential,
         shape,
         call.with_residual,
+        call.with_row_sum,
         0 if motion is None else motion.substeps,
         0.0 if motion is None else motion.step,
     )
@@ -61,22 +63,32 @@ class CpuBackend:
             return Verdict(False, f"runs on cpu tensors, not on {request.device}")
         if request.dtype not in (torch.float32, torch.float64):
             return Verdict(False, f"has float32 and float64, not {request.dtype}")
-        if request.tangent:
-            return Verdict(False, "has no Hessian product yet")
         return _ABLE
 
     def field(self, call: Call) -> Result:
         out = native.evaluate(_inputs(call))
-        return Result(out.u, out.dt, out.motion, residual=out.residual if call.with_residual else None)
+        hvp = out.hvp if call.tangent is not None else None
+        return Result(out.u, out.dt, out.motion, hvp, out.residual if call.with_residual else None)
 
     def path(self, call: Call, motion: Motion) -> Path:
         out = native.evaluate(_inputs(call, motion))
         # A slice of everything is not free: its backward copies the whole path.
         z = out.motion if motion.substeps == 1 else out.motion[:: motion.substeps]
-        return Path(z, out.u, out.dt, out.residual if call.with_residual else None)
+        residual = out.residual if call.with_residual else None
+        return Path(z, out.u, out.dt, residual, out.row_sum if call.with_row_sum else None)
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
         return native.hj_loss(_inputs(call), weight)
+
+    def hessian(self, call: Call) -> Tensor:
+        return native.curvature(_inputs(call), native.HESSIAN, 0.0)[0]
+
+    def laplacian(self, call: Call) -> Tensor:
+        return native.curvature(_inputs(call), native.LAPLACIAN, 0.0)[0]
+
+    def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
+        value, sign = native.curvature(_inputs(call), native.LOG_DET, step)
+        return value, sign
 
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
         if call.t.shape[0] > 1 or call.bank.has_own_conditioning:

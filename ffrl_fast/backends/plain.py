@@ -68,7 +68,8 @@ class ReferenceBackend:
     def path(self, call: Call, motion: Motion) -> Path:
         _check_index(call.selection.index, call.bank.num_potentials)
         z = call.z
-        path, u, dt, residual = [z], [], [], []
+        path, u, dt, residual, row_sum = [z], [], [], [], []
+        ones = z.new_ones(z.shape[1]) if call.with_row_sum else None
         for moment in range(call.t.shape[0]):
             recorded = moment % motion.substeps == 0
             here = dataclasses.replace(
@@ -76,10 +77,15 @@ class ReferenceBackend:
                 z=z,
                 t=call.t[moment : moment + 1],
                 selection=call.selection.at_step(moment // motion.substeps),
+                tangent=ones,
                 with_residual=call.with_residual and recorded,
+                with_row_sum=False,
             )
             out = self._field(here)
             z = z + motion.step * out.grad
+            if out.hvp is not None:
+                part = reference.row_sum(out.hvp, motion.step)
+                row_sum.append(part if recorded else row_sum.pop() + part)
             if recorded:
                 u.append(out.u)
                 dt.append(out.dt)
@@ -93,6 +99,7 @@ class ReferenceBackend:
             torch.stack(u) if u else none,
             torch.stack(dt) if dt else none,
             torch.stack(residual) if residual else none if call.with_residual else None,
+            torch.stack(row_sum) if row_sum else none if call.with_row_sum else None,
         )
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
@@ -100,6 +107,26 @@ class ReferenceBackend:
         assert residual is not None
         square = residual.square()
         return square.mean() if weight is None else (weight * square).mean()
+
+    def hessian(self, call: Call) -> Tensor:
+        _check_index(call.selection.index, call.bank.num_potentials)
+        return reference.hessian(
+            call.z,
+            call.bank.theta,
+            call.bank.shape,
+            call.conditioning(call.bank)[0],
+            potential=call.selection.potential,
+            index=call.selection.index,
+            gates=call.selection.gates,
+        )
+
+    def laplacian(self, call: Call) -> Tensor:
+        return self.hessian(call).diagonal(dim1=1, dim2=2).sum(1)
+
+    def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
+        identity = torch.eye(call.z.shape[1], dtype=call.z.dtype, device=call.z.device)
+        sign, value = torch.linalg.slogdet(identity + step * self.hessian(call))
+        return value, sign
 
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
         return hj_value_and_grad_by_autograd(self, call, weight)

@@ -28,7 +28,12 @@ void loss(const Problem<T>& p, const Schedule& s, const Loss<T>& loss, const Gra
 }
 
 template <class T>
-constexpr EntryPoints<T> kEntryPoints = {forward<T>, backward<T>, loss<T>, fma_rate<T>};
+void curvature(const Problem<T>& p, const Schedule& s, const Curvature<T>& out) {
+  Engine<T>(p, s).curvature(out);
+}
+
+template <class T>
+constexpr EntryPoints<T> kEntryPoints = {forward<T>, backward<T>, loss<T>, curvature<T>, fma_rate<T>};
 
 extern const Isa kIsa;
 const Isa kIsa = {FFRL_STRINGIFY(FFRL_ISA), supported, kEntryPoints<float>, kEntryPoints<double>};
