@@ -18,7 +18,7 @@ Method = Literal["exact", "hutchinson", "row_sum"]
 
 
 class LogDet(NamedTuple):
-    r"""log\|det(I + Δ ∇²u)\| and what belongs to it, each (B,); None where the method does not give it or it was not asked for.
+    r"""log\|det(I + Δ ∇²u)\| and what belongs to it, each (B,); None where it was not asked for or the method has none.
 
     sign: of the determinant, 0 where it is 0; −1: the step folds an odd number of directions over.
     smallest: the smallest eigenvalue of I + Δ ∇²u; the step folds where it is not positive.
@@ -31,9 +31,7 @@ class LogDet(NamedTuple):
     converged: Tensor | None = None
 
 
-def _call(
-    z: Tensor, t: float | Tensor, bank: PotentialBank, index: int | Tensor | None, gates: Tensor | None
-) -> Call:
+def _call(z: Tensor, t: float | Tensor, bank: PotentialBank, index: int | Tensor | None, gates: Tensor | None) -> Call:
     arguments.check_bank("bank", bank)
     arguments.check_rows("z", z, bank)
     times = arguments.check_times("t", t, z)
@@ -55,8 +53,8 @@ def hessian(
         z, t, bank, index, gates, backend: as in :func:`~ffrl_fast.potential_field`.
 
     Returns:
-        Differentiable in z, t, gates and the bank's parameters. On ``cpu`` the gradient is computed by the reference, in
-        blocks of rows, and has first order only.
+        Differentiable in z, t, gates and the bank's parameters. On ``cpu`` the gradient is computed by the reference,
+        in blocks of rows, and has first order only.
 
     Raises:
         As :func:`~ffrl_fast.potential_field`.
@@ -104,9 +102,9 @@ def log_det(
         z, t, bank, index, gates, backend: as in :func:`~ffrl_fast.potential_field`.
         step: Δ.
         method: "exact": the Hessian and its LU factorisation. "hutchinson": an estimate from
-            ``num_directions`` random directions x, the mean of xᵀ log\|I + Δ ∇²u\| x, each by ``lanczos_steps`` Hessian
-            products (stochastic Lanczos quadrature). "row_sum": Σ_d log\|1 + Δ (∇²u 1)_d\|, which the paper's public code
-            takes in its place.
+            ``num_directions`` random directions x, the mean of xᵀ log\|I + Δ ∇²u\| x, each by ``lanczos_steps``
+            Hessian products (stochastic Lanczos quadrature). "row_sum": Σ_d log\|1 + Δ (∇²u 1)_d\|, which the paper's
+            public code takes in its place.
         smallest: with "exact", also the smallest eigenvalue, which costs more than the rest.
         num_directions, lanczos_steps, generator: of "hutchinson"; each direction has entries ±1.
 
@@ -143,9 +141,7 @@ def log_det(
         assert product is not None
         return product
 
-    found = [
-        lanczos.log_abs_form(hvp, _signs(z, generator), step, lanczos_steps) for _ in range(num_directions)
-    ]
+    found = [lanczos.log_abs_form(hvp, _signs(z, generator), step, lanczos_steps) for _ in range(num_directions)]
     value = torch.stack([f.value for f in found]).mean(0)
     return LogDet(value, converged=torch.stack([f.converged for f in found]).all(0))
 

@@ -57,9 +57,9 @@ _library.define(
     f"Tensor tape, Tensor packed)"
 )
 _library.define(
-    f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? residual_bar, Tensor? hvp_bar, Tensor? row_sum_bar, "
-    f"Tensor? motion_bar, "
-    f"Tensor? path, Tensor tape, Tensor packed, bool[] wanted) -> Tensor[] gradients"
+    f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? residual_bar, Tensor? hvp_bar, "
+    "Tensor? row_sum_bar, Tensor? motion_bar, Tensor? path, Tensor tape, Tensor packed, bool[] wanted) "
+    "-> Tensor[] gradients"
 )
 # The last of ``wanted`` is the gradient of the weight.
 _library.define(f"curvature({_INPUTS}, int what, float scale) -> (Tensor value, Tensor sign)")
@@ -293,7 +293,7 @@ def _empty_gradients(inputs: Inputs, wanted: list[bool], empty: _Empty = _empty)
     per_row = not inputs.substeps and inputs.t.shape[0] > 1
     result: list[Tensor | None] = []
     for place, (of, want) in enumerate(zip(_DIFFERENTIABLE, wanted, strict=False)):
-        x = inputs[of]
+        x: Any = inputs[of]
         if not want or x is None:
             result.append(None)
         elif place == _GATES or (per_row and place in _CONDITIONING):
@@ -414,8 +414,9 @@ def _curvature_cpu(*args: Any) -> Tensors:
             sign[at], value[at] = torch.linalg.slogdet(of_rows.mul_(scale).add_(identity))
         return value, sign
     call, potential, _, _alive = native_problem(inputs._replace(step=scale))
-    to = (_address(value) if what == LAPLACIAN else 0, _address(value) if what == HESSIAN else 0)
-    _ENTRIES["curvature", value.dtype](call, potential, (*to, _address(value) if what == LOG_DET else 0, _address(sign)))
+    to = [0, 0, 0, _address(sign)]
+    to[{LAPLACIAN: 0, HESSIAN: 1, LOG_DET: 2}[what]] = _address(value)
+    _ENTRIES["curvature", value.dtype](call, potential, tuple(to))
     return value, sign
 
 
@@ -580,6 +581,18 @@ def _vmap_field_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Ten
     return _vmap_field(torch.ops.ffrl_fast.field, info.batch_size, in_dims, args)
 
 
+def _vmap_curvature(
+    run: Any, size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
+) -> tuple[Tensors, tuple[int, int]]:
+    inputs = _fold(Inputs(*args[:_NUM_INPUTS]), in_dims[:_NUM_INPUTS], size)
+    value, sign = run(*inputs, *args[_NUM_INPUTS:])
+    return tuple(x.unflatten(0, (size, x.shape[0] // size)) for x in (value, sign)), (0, 0)
+
+
+def _vmap_curvature_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, int]]:
+    return _vmap_curvature(torch.ops.ffrl_fast.curvature, info.batch_size, in_dims, args)
+
+
 def _each(info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> list[list[Any]]:
     """The arguments of every mapped element."""
     return [
@@ -616,6 +629,7 @@ def _vmap_hj_loss_op(
 torch.library.register_vmap("ffrl_fast::field", _vmap_field_op, lib=_library)
 torch.library.register_vmap("ffrl_fast::field_backward", _vmap_field_backward_op, lib=_library)
 torch.library.register_vmap("ffrl_fast::hj_loss", _vmap_hj_loss_op, lib=_library)
+torch.library.register_vmap("ffrl_fast::curvature", _vmap_curvature_op, lib=_library)
 
 # ---------------------------------------------------------------------------------------------------------- autograd
 
@@ -646,6 +660,14 @@ def _place(gradients: Sequence[Tensor], wanted: Sequence[bool], length: int) -> 
     return result
 
 
+def _wanted(ctx: Any, inputs: Sequence[Any]) -> list[bool]:
+    """Which gradients a backward is asked for."""
+    if torch.compiler.is_compiling():
+        # A function transform that is compiled does not mark what it differentiates.
+        return [inputs[i] is not None for i in _DIFFERENTIABLE]
+    return [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
+
+
 class _Field(torch.autograd.Function):
     """``ffrl_fast::field`` with its first-order gradient."""
 
@@ -665,8 +687,7 @@ class _Field(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, path, tape, packed = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        wanted = [needs[i] for i in _DIFFERENTIABLE]
+        wanted = _wanted(ctx, inputs)
         bars = cotangents[:6]
         if all(x is None for x in bars):
             return (None,) * (_NUM_INPUTS + 1)
@@ -752,8 +773,48 @@ class _ScaledGradients(_FirstOrderOnly):
         return tuple(value_bar * x for x in args[:count])
 
 
+def _curvature_gradients(*args: Any) -> list[Tensor]:
+    """⟨bar, dvalue⟩ for each input that is wanted: by the reference, a block of rows at a time."""
+    inputs, (what, scale, bar, wanted) = Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS:]
+    rows, dim = inputs.z.shape
+    shape = NetworkShape.from_native(dim, inputs.shape)
+    places = [place for place, want in zip(_DIFFERENTIABLE, wanted, strict=True) if want]
+    tensors: Any = list(inputs[:_NUM_TENSORS])
+    for place in places:
+        tensors[place] = tensors[place].detach().requires_grad_()
+    totals = [torch.zeros_like(tensors[place]) for place in places]
+    # The reference holds about six arrays of B·H·D for each potential.
+    each = 6 * inputs.theta.shape[0] * max(shape.width, dim) * dim * inputs.z.itemsize
+    size = max(1, _HESSIAN_BYTES // each)
+    identity = torch.eye(dim, dtype=inputs.z.dtype)
+    for start in range(0, rows, size):
+        at = slice(start, start + size)
+        with torch.enable_grad():
+            i = _rows(Inputs(*tensors, *inputs[_NUM_TENSORS:]), at)
+            tau = i.tau
+            if tau is None:
+                theta = i.theta if i.potential < 0 else i.theta[i.potential : i.potential + 1]
+                tau = reference.conditioning(i.t, theta, shape)[0]
+            found = reference.hessian(i.z, i.theta, shape, tau, potential=i.potential, index=i.index, gates=i.gates)
+            if what == HESSIAN:
+                direction = bar[at]
+            elif what == LAPLACIAN:
+                direction = bar[at, None, None] * identity
+            else:
+                # d log|det M| = ⟨M⁻¹, dM⟩; of a singular M the gradient is not finite, and no error.
+                inverse = torch.linalg.inv_ex(identity + scale * found.detach()).inverse
+                direction = scale * bar[at, None, None] * inverse
+            parts = torch.autograd.grad(
+                (found * direction).sum(), [tensors[place] for place in places], allow_unused=True
+            )
+        for total, part in zip(totals, parts, strict=True):
+            if part is not None:
+                total += part
+    return totals
+
+
 class _Curvature(torch.autograd.Function):
-    """``ffrl_fast::curvature``; its gradient is the reference's, a block of rows at a time."""
+    """``ffrl_fast::curvature`` with its first-order gradient."""
 
     @staticmethod
     def forward(*args: Any) -> Tensors:
@@ -768,61 +829,42 @@ class _Curvature(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, bar: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(_SECOND_ORDER)
-        none: tuple[Tensor | None, ...] = (None,) * (_NUM_INPUTS + 2)
+        length = _NUM_INPUTS + 2
         if bar is None:
-            return none
-        *plain, what, scale = ctx.plain
-        found = _curvature_gradients(Inputs(*ctx.saved_tensors, *plain), what, scale, bar, ctx.needs_input_grad)
-        return (*found, *none[len(found) :])
+            return (None,) * length
+        wanted = _wanted(ctx, ctx.saved_tensors)
+        args = (*ctx.saved_tensors, *ctx.plain, bar, wanted)
+        found = _CurvatureBackward.apply(*args) if torch.is_grad_enabled() else _curvature_gradients(*args)
+        return tuple(_place(found, wanted, length))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, int]]:
+        return _vmap_curvature(_Curvature.apply, info.batch_size, in_dims, args)
 
 
-def _curvature_gradients(
-    inputs: Inputs, what: int, scale: float, bar: Tensor, needs: Sequence[bool]
-) -> list[Tensor | None]:
-    """⟨bar, dvalue⟩, for each input that needs it."""
-    rows, dim = inputs.z.shape
-    shape = NetworkShape.from_native(dim, inputs.shape)
-    leaves = [x.detach().requires_grad_() if n else x for x, n in zip(inputs[:_NUM_TENSORS], needs, strict=False)]
-    wanted = [i for i in _DIFFERENTIABLE if needs[i]]
-    totals: list[Tensor | None] = [None] * _NUM_TENSORS
-    # The reference holds about six arrays of B·H·D for each potential.
-    each = 6 * inputs.theta.shape[0] * max(shape.width, dim) * dim * inputs.z.itemsize
-    size = max(1, _HESSIAN_BYTES // each)
-    identity = torch.eye(dim, dtype=inputs.z.dtype)
-    for start in range(0, rows, size):
-        at = slice(start, start + size)
-        with torch.enable_grad():
-            i = _rows(Inputs(*leaves, *inputs[_NUM_TENSORS:]), at)
-            tau = i.tau
-            if tau is None:
-                theta = i.theta if i.potential < 0 else i.theta[i.potential : i.potential + 1]
-                tau = reference.conditioning(i.t, theta, shape)[0]
-            found = reference.hessian(
-                i.z, i.theta, shape, tau, potential=i.potential, index=i.index, gates=i.gates
-            )
-            if what == HESSIAN:
-                direction = bar[at]
-            elif what == LAPLACIAN:
-                direction = bar[at, None, None] * identity
-            else:
-                # d log|det M| = ⟨M⁻¹, dM⟩; of a singular M the gradient is not finite, and no error.
-                inverse = torch.linalg.inv_ex(identity + scale * found.detach()).inverse
-                direction = scale * bar[at, None, None] * inverse
-            parts = torch.autograd.grad((found * direction).sum(), [leaves[i] for i in wanted], allow_unused=True)
-        for place, part in zip(wanted, parts, strict=True):
-            if part is not None:
-                total = totals[place]
-                totals[place] = part if total is None else total + part
-    return totals
+class _CurvatureBackward(_FirstOrderOnly):
+    @staticmethod
+    def forward(*args: Any) -> Tensors:
+        return tuple(_curvature_gradients(*args))
+
+
+# An operator reached without its Function, as under a compiled function transform where nothing else requires a
+# gradient, must not have a silent gradient of zero.
+for _name, _function in (
+    ("field", _Field),
+    ("field_backward", _FieldBackward),
+    ("curvature", _Curvature),
+):
+    torch.library.register_autograd(
+        f"ffrl_fast::{_name}", _function.backward, setup_context=_function.setup_context, lib=_library
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- entry points
 
 
 class Evaluated(NamedTuple):
-    """u, ∂_t u, the residual and the row sum, (B,) or (steps, B), ∇²u · tangent (B, D); ∇u (B, D) or the path (N + 1, B, D)."""
+    """u, ∂_t u, the residual and the row sum, (B,) or (steps, B); ∇²u · tangent (B, D); ∇u (B, D) or the path."""
 
     u: Tensor
     dt: Tensor
@@ -835,7 +877,11 @@ class Evaluated(NamedTuple):
 def _requires_grad(inputs: Inputs) -> list[bool]:
     if not torch.is_grad_enabled():
         return [False] * len(_DIFFERENTIABLE)
-    return [inputs[i] is not None and inputs[i].requires_grad for i in _DIFFERENTIABLE]
+    found = [isinstance(x := inputs[i], Tensor) and x.requires_grad for i in _DIFFERENTIABLE]
+    if torch.compiler.is_compiling() and any(found):
+        # A function transform that is compiled does not mark what it differentiates.
+        return [isinstance(inputs[i], Tensor) for i in _DIFFERENTIABLE]
+    return found
 
 
 def evaluate(inputs: Inputs) -> Evaluated:
@@ -846,7 +892,7 @@ def evaluate(inputs: Inputs) -> Evaluated:
 
 
 def curvature(inputs: Inputs, what: int, scale: float) -> Tensors:
-    """The Hessian (B, D, D) or the Laplacian (B,); or log|det(I + scale ∇²u)| (B,); and the determinant's sign or nothing."""
+    """The Hessian (B, D, D), the Laplacian (B,), or log|det(I + scale ∇²u)| (B,) and the determinant's sign."""
     args = (*inputs, what, scale)
     value, sign = _apply(_Curvature, args) if any(_requires_grad(inputs)) else _run("curvature", args)
     return value, sign

@@ -34,8 +34,8 @@ class HJResidual(NamedTuple):
 
 
 class FlowPath(NamedTuple):
-    """z (T+1, B, D), z[0] the start; u, dt, residual (T, B) at (z_i, t_i), row_sum (T, B) of step i; None unless asked for
-    in ``outputs``."""
+    """z (T+1, B, D), z[0] the start; u, dt, residual (T, B) at (z_i, t_i) and row_sum (T, B) of step i, None unless
+    asked for in ``outputs``."""
 
     z: Tensor
     u: Tensor | None = None

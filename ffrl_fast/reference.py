@@ -155,7 +155,8 @@ def potential_field(
 
     ``tau`` and ``dtau`` are (K, R, H); (1, R, H) will do for one ``potential``.
     """
-    theta, tau, dtau = _of_one(theta, potential), _of_one(tau, potential), _of_one(dtau, potential)
+    theta = _of_one(theta, potential)  # type: ignore[assignment]
+    tau, dtau = _of_one(tau, potential), _of_one(dtau, potential)
     fields = all_potentials(z, t, theta, shape, tau, dtau, tangent)
 
     return Field(*(x if x is None else _select(x, potential, index, gates) for x in fields))  # type: ignore[arg-type]
@@ -201,12 +202,12 @@ def hessian(
     w = shape.unpack(theta)
     a, c, v, value, slope = _sweeps(z, w, shape, tau)
     p = w.w_in[:, None]
-    total = torch.zeros((), dtype=z.dtype, device=z.device)
-    for layer, y in enumerate([a, *c]):
-        if layer:
-            p = w.w_hid[:, layer - 1, None] @ (d_s[..., None] * p)
+    d_s = 1 - a * a
+    total = p.mT @ ((-2 * v[0] * a * d_s)[..., None] * p)
+    for layer, y in enumerate(c):
+        p = w.w_hid[:, layer, None] @ (d_s[..., None] * p)
         d_s = 1 - y * y
-        total = total + p.mT @ ((-2 * v[layer] * y * d_s)[..., None] * p)
+        total = total + p.mT @ ((-2 * v[layer + 1] * y * d_s)[..., None] * p)
     total = slope[..., None, None] * total
     if shape.out_activation == "tanh":
         grad = (v[0] * (1 - a * a)) @ w.w_in
@@ -215,7 +216,7 @@ def hessian(
 
 
 def row_sum(hvp: Tensor, step: float) -> Tensor:
-    """Σ_d log|1 + step·(∇²u 1)_d| (B,), for ``hvp`` = ∇²u 1 (B, D): what the paper's code takes for log|det(I + step ∇²u)|."""
+    """Σ_d log|1 + step·(∇²u 1)_d| (B,), for ``hvp`` = ∇²u 1 (B, D): the paper's code's log|det(I + step ∇²u)|."""
     return torch.log((1 + step * hvp).abs()).sum(-1)
 
 

@@ -72,15 +72,16 @@ struct CurvatureScratch {
     const std::int64_t d = p.potential.shape.dim, dp = padded<T>(d);
     grad = memory.take<T>(potentials_per_row(p) * kTileRows * dp);
     traces = memory.take<T>(kLanes<T>);
-    matrices = memory.take<T>(out.log_det ? kLanes<T> * d * dp : out.hessian ? d * dp : 0);
-    interleaved = memory.take<T>(out.log_det ? kLanes<T> * d * dp : 0);
+    matrices = interleaved = nullptr;
+    if (out.log_det || out.hessian) matrices = memory.take<T>((out.log_det ? kLanes<T> : 1) * d * dp);
+    if (out.log_det) interleaved = memory.take<T>(kLanes<T> * d * dp);
   }
 
   HessianTile<T> tile;
   T* grad;         // (potentials, rows, Dp): ∇o
   T* traces;       // (lanes,)
-  T* matrices;     // (lanes, D, Dp), or one
-  T* interleaved;  // (D, Dp, lanes)
+  T* matrices;     // (lanes, D, Dp), or one; null: not wanted
+  T* interleaved;  // (D, Dp, lanes); null: not wanted
 };
 
 template <class T>

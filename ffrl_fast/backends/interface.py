@@ -71,7 +71,7 @@ class Motion:
 
 
 class Path(NamedTuple):
-    """z (T+1, B, D); u, ∂_t u and where asked for the residual (T, B) at the start of each step, the row sum of each."""
+    """z (T+1, B, D); u, ∂_t u, and where asked for the residual (T, B) at the start of each step and its row sum."""
 
     z: Tensor
     u: Tensor

@@ -16,7 +16,9 @@ from ffrl_fast.backends.interface import (
     Verdict,
     hj_value_and_grad_by_autograd,
 )
+from ffrl_fast.backends.plain import ReferenceBackend
 
+_REFERENCE = ReferenceBackend()
 _ABLE = Verdict(True, f"C++ row tiles, {_core.isa()}; gradients of first order")
 
 
@@ -53,6 +55,10 @@ def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
     )
 
 
+def _traced_for_gradients() -> bool:
+    return torch.compiler.is_compiling() and torch.is_grad_enabled()
+
+
 class CpuBackend:
     """Fused row tiles in C++ SIMD; float32 and float64; first-order gradients."""
 
@@ -80,13 +86,21 @@ class CpuBackend:
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
         return native.hj_loss(_inputs(call), weight)
 
+    # The gradient of these three is the reference's, which torch.compile cannot trace inside a native operator's.
+
     def hessian(self, call: Call) -> Tensor:
+        if _traced_for_gradients():
+            return _REFERENCE.hessian(call)
         return native.curvature(_inputs(call), native.HESSIAN, 0.0)[0]
 
     def laplacian(self, call: Call) -> Tensor:
+        if _traced_for_gradients():
+            return _REFERENCE.laplacian(call)
         return native.curvature(_inputs(call), native.LAPLACIAN, 0.0)[0]
 
     def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
+        if _traced_for_gradients():
+            return _REFERENCE.log_det(call, step)
         value, sign = native.curvature(_inputs(call), native.LOG_DET, step)
         return value, sign
 

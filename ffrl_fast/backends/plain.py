@@ -68,7 +68,8 @@ class ReferenceBackend:
     def path(self, call: Call, motion: Motion) -> Path:
         _check_index(call.selection.index, call.bank.num_potentials)
         z = call.z
-        path, u, dt, residual, row_sum = [z], [], [], [], []
+        path, u, dt, residual = [z], [], [], []
+        row_sum: list[Tensor] = []
         ones = z.new_ones(z.shape[1]) if call.with_row_sum else None
         for moment in range(call.t.shape[0]):
             recorded = moment % motion.substeps == 0
@@ -121,7 +122,7 @@ class ReferenceBackend:
         )
 
     def laplacian(self, call: Call) -> Tensor:
-        return self.hessian(call).diagonal(dim1=1, dim2=2).sum(1)
+        return (self.hessian(call) * torch.eye(call.z.shape[1], dtype=call.z.dtype, device=call.z.device)).sum((1, 2))
 
     def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
         identity = torch.eye(call.z.shape[1], dtype=call.z.dtype, device=call.z.device)

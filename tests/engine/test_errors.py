@@ -114,7 +114,11 @@ def test_a_force_that_does_not_fit_the_bank(force: Any, error: type[Exception], 
     [
         ({"method": "rk4"}, ValueError, "method: expected 'euler', found 'rk4'"),
         ({"substeps": 0}, ValueError, "substeps: expected an integer ≥ 1, found 0"),
-        ({"outputs": ("speed",)}, ValueError, "outputs: expected names among 'u', 'dt', 'residual', 'row_sum', found 'speed'"),
+        (
+            {"outputs": ("speed",)},
+            ValueError,
+            "outputs: expected names among 'u', 'dt', 'residual', 'row_sum', found 'speed'",
+        ),
         ({"times": torch.rand(2, 2)}, ValueError, r"times: expected shape \(T,\), found \(2, 2\)"),
         ({"times": torch.rand(2).double()}, TypeError, "times: expected torch.float32"),
         ({"z0": torch.randn(6)}, ValueError, r"z0: expected shape \(B, 4\), found \(6,\)"),

@@ -150,7 +150,7 @@ class _Shared(PotentialBank):
         self.theta = theta  # type: ignore[assignment]
 
 
-# ----------------------------------------------------------------------------------------------------- the whole Hessian
+# ---------------------------------------------------------------------------------------------------- the whole Hessian
 
 
 def _exact_hessian(inputs: Inputs) -> Tensor:
@@ -163,7 +163,7 @@ def _exact_hessian(inputs: Inputs) -> Tensor:
         def u(z: Tensor, t: Tensor) -> Tensor:
             return autodiff.potential(z[None], t[None], w, k, inputs.bank.shape)[0]
 
-        return torch.func.vmap(torch.func.hessian(u))(inputs.z.detach(), times)
+        return torch.func.vmap(torch.func.jacrev(torch.func.jacrev(u)))(inputs.z.detach(), times)
 
     each = torch.stack([of(k) for k in range(inputs.case.potentials)])
     if "gates" in selection:
@@ -244,23 +244,35 @@ def test_gradients_of_the_curvature(
         assert relative_error(found, exact) < FLOAT64_AGAINST_ORACLE, name
 
 
+@torch.no_grad()
 def test_a_singular_step_has_minus_infinity(backend: str) -> None:
-    """A potential that does not depend on z has ∇²u = 0, and step · ∇²u = −I where u is a parabola cut at its vertex."""
+    """One feature, and the neighbours of the z where u'' = −¼: where it is that to the last bit, 1 + 4 u'' is 0."""
+    bank = PotentialBank(1, 1, 1, out_activation="identity", time_embedding="none", dtype=torch.float64)
+    bank.theta.data.copy_(torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]]))
+
+    def second(z: Tensor) -> Tensor:
+        return hessian(z[:, None], 0.0, bank, backend=backend)[:, 0, 0]
+
+    low, high = 0.0, 0.5
+    while math.nextafter(low, 1.0) < high:
+        middle = (low + high) / 2
+        low, high = (
+            (middle, high) if float(second(torch.tensor([middle], dtype=torch.float64))) > -0.25 else (low, middle)
+        )
+    z = low + torch.arange(-200, 201, dtype=torch.float64) * 2.0**-56
+    singular = second(z) == -0.25
+    assert bool(singular.any())
+    found = log_det(z[:, None], 0.0, bank, step=4.0, backend=backend)
+    assert bool((found.value[singular] == -math.inf).all()) and bool((found.sign[singular] == 0).all())
+    assert bool(found.value[~singular].isfinite().all()) and bool((found.sign[~singular] != 0).all())
+
+
+def test_a_potential_without_z_changes_no_volume(backend: str) -> None:
     bank = PotentialBank(1, 3, dtype=torch.float64)
     bank.theta.data.zero_()
     found = log_det(torch.randn(4, 3, dtype=torch.float64), 0.5, bank, backend=backend)
-    assert torch.equal(found.value, torch.zeros(4, dtype=torch.float64)) and torch.equal(found.sign, torch.ones(4).double())
-
-    # One feature: u = tanh(w tanh(tanh(z))) has u'' of both signs; Δ = −1 / u'' makes the determinant 0.
-    bank = PotentialBank(1, 1, 1, out_activation="identity", time_embedding="none", dtype=torch.float64)
-    bank.theta.data.copy_(torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]]))
-    z = torch.tensor([[0.7]], dtype=torch.float64)
-    second = float(hessian(z, 0.0, bank, backend=backend))
-    step = -1 / second
-    if 1 + step * second != 0:  # rounding: look for the neighbour that hits 0
-        step = next(s for s in (math.nextafter(step, 0), math.nextafter(step, 9e9)) if 1 + s * second == 0)
-    found = log_det(z, 0.0, bank, step=step, backend=backend)
-    assert float(found.value) == -math.inf and float(found.sign) == 0
+    assert torch.equal(found.value, torch.zeros(4, dtype=torch.float64))
+    assert torch.equal(found.sign, torch.ones(4, dtype=torch.float64))
 
 
 def test_gradients_of_second_order_raise(backend: str) -> None:
@@ -270,8 +282,9 @@ def test_gradients_of_second_order_raise(backend: str) -> None:
     first.sum().backward()
     if backend == "reference":
         return
+    (first,) = torch.autograd.grad(laplacian(z, 0.5, bank, backend=backend).sum(), z, create_graph=True)
     with pytest.raises(RuntimeError, match="first order only"):
-        torch.autograd.grad(laplacian(z, 0.5, bank, backend=backend).sum(), z, create_graph=True)
+        first.sum().backward()
 
 
 # ----------------------------------------------------------------------------------------------------- along the path
@@ -361,7 +374,7 @@ def test_the_estimate_is_unbiased_and_its_variance_known(backend: str) -> None:
     error = (draws.mean(0) - trace) / (variance / 400).sqrt()
     assert float(error.abs().max()) < 4.5
     ratio = draws.var(0) / variance
-    assert 0.7 < float(ratio.min()) and float(ratio.max()) < 1.4
+    assert float(ratio.min()) > 0.7 and float(ratio.max()) < 1.4
 
 
 def test_the_same_generator_gives_the_same_estimate(backend: str) -> None:

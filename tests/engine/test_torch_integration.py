@@ -12,7 +12,17 @@ from torch.library import opcheck
 
 import ffrl_fast
 from cases import Case, make, on_backend
-from ffrl_fast import PotentialBank, hj_residual, integrate, native, potential_field, reference
+from ffrl_fast import (
+    PotentialBank,
+    hj_loss,
+    hj_residual,
+    integrate,
+    laplacian,
+    log_det,
+    native,
+    potential_field,
+    reference,
+)
 
 SELECTIONS = ["int", "index", "gates"]
 
@@ -87,9 +97,11 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
         force_tau,
         inputs.selection["index"] if selection == "index" else None,
         inputs.selection["gates"].detach() if selection == "gates" else None,
+        None,
         -1 if one is None else one,
         shape,
         force,
+        False,
         0,
         0.0,
     )
@@ -101,14 +113,82 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
 def test_opcheck_native(selection: str, per_row_time: bool, force: bool) -> None:
     arguments = _native_arguments(selection, per_row_time, force)
     opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, residual, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
-    bars = [torch.randn_like(x) for x in (u, dt, residual, motion)]
-    if not force:
-        bars[2] = None
-    wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE.values()]
+    u, dt, residual, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    bars = [torch.randn_like(u), torch.randn_like(dt), torch.randn_like(residual) if force else None, None, None]
+    bars.append(torch.randn_like(motion))
+    wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE]
     opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
     if force:
         opcheck(torch.ops.ffrl_fast.hj_loss.default, (*arguments, torch.rand_like(u), [*wanted, True]))
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("per_row_time", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_opcheck_native_second_order(selection: str, per_row_time: bool, own: bool) -> None:
+    arguments = list(_native_arguments(selection, per_row_time, False))
+    z = arguments[0]
+    for what in (native.HESSIAN, native.LAPLACIAN, native.LOG_DET):
+        opcheck(torch.ops.ffrl_fast.curvature.default, (*arguments, what, 0.5))
+    arguments[9] = torch.randn_like(z) if own else torch.randn(z.shape[1], dtype=z.dtype)
+    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
+    u, dt, _, hvp, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    bars = [torch.randn_like(u), torch.randn_like(dt), None, torch.randn_like(hvp), None, torch.randn_like(motion)]
+    wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE]
+    opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
+
+
+@pytest.mark.parametrize("operator", ["potential_field", "hj_loss", "laplacian"])
+def test_compiled_function_transforms(operator: str) -> None:
+    """torch.func.grad under torch.compile, where z is differentiated and does not require a gradient."""
+    bank = PotentialBank(2, 5, 9, dtype=torch.float64)
+    z, index = torch.randn(7, 5, dtype=torch.float64), torch.randint(0, 2, (7,))
+
+    def loss(z: torch.Tensor) -> torch.Tensor:
+        if operator == "hj_loss":
+            return hj_loss(z, 0.5, bank, index=index)
+        if operator == "laplacian":
+            return laplacian(z, 0.5, bank, index=index).sum()
+        return potential_field(z, 0.5, bank, index=index).grad.square().sum()
+
+    exact = torch.func.grad(loss)(z).detach()
+    assert float(exact.abs().max()) > 0
+    compiled = torch.compile(lambda z: torch.func.grad(loss)(z), fullgraph=True)
+    torch.testing.assert_close(compiled(z), exact)
+    if operator == "laplacian":  # a reference inside
+        return
+    bank.requires_grad_(False)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match=r"autograd\.Function with functorch"):
+        torch.compile(lambda z: torch.func.grad(loss)(z), fullgraph=True)(z)
+
+
+def test_second_order_under_compile_and_vmap() -> None:
+    bank = PotentialBank(2, 5, 9, dtype=torch.float64)
+    z, index = torch.randn(7, 5, dtype=torch.float64), torch.randint(0, 2, (7,))
+    x = torch.randn(7, 5, dtype=torch.float64)
+
+    def loss(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        out = potential_field(z, 0.5, bank, index=index, tangent=x)
+        return (out.hvp * out.grad).sum()
+
+    exact = torch.func.grad(loss, argnums=(0, 1))(z, x)
+    compiled = torch.compile(lambda z, x: torch.func.grad(loss, argnums=(0, 1))(z, x), fullgraph=True)
+    torch.testing.assert_close(compiled(z, x), exact)
+
+    with torch.no_grad():
+        for of in (laplacian, lambda z, t, b, index: log_det(z, t, b, index=index).value):
+            batches = torch.randn(3, 7, 5, dtype=torch.float64)
+            found = torch.func.vmap(lambda z, of=of: of(z, 0.5, bank, index=index))(batches)
+            for i in range(3):
+                torch.testing.assert_close(found[i], of(batches[i], 0.5, bank, index=index))
+        # A direction for each element, and one for each row of each.
+        for shape in ((3, 5), (3, 7, 5)):
+            tangents = torch.randn(shape, dtype=torch.float64)
+            found = torch.func.vmap(lambda t: potential_field(z, 0.5, bank, index=index, tangent=t).hvp)(tangents)
+            for i in range(3):
+                one = potential_field(z, 0.5, bank, index=index, tangent=tangents[i]).hvp
+                torch.testing.assert_close(found[i], one)
 
 
 @pytest.mark.parametrize("substeps", [1, 2])
@@ -118,11 +198,13 @@ def test_opcheck_native_path(substeps: int) -> None:
     with torch.no_grad():
         conditioning = bank.conditioning(times)
     index, shape = torch.randint(0, 2, (50,)), list(bank.shape.native)
-    arguments = (z, times, bank.theta.detach(), *conditioning, None, None, index, None, -1, shape, True, substeps, 0.5)
+    given = (z, times, bank.theta.detach(), *conditioning, None, None, index, None, None)
+    arguments = (*given, -1, shape, True, True, substeps, 0.5)
     opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, residual, path, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
-    bars = [torch.randn_like(x) for x in (u, dt, residual, path)]
-    wanted = [True, False, True, True, True, False, False, False]
+    u, dt, residual, _, row_sum, path, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    bars = [torch.randn_like(x) for x in (u, dt, residual)]
+    bars += [None, torch.randn_like(row_sum), torch.randn_like(path)]
+    wanted = [True, False, True, True, True, False, False, False, False]
     opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, path, tape, packed, wanted))
 
 
