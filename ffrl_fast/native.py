@@ -41,9 +41,10 @@ _Empty = Callable[..., Tensor]
 _INPUTS = (
     "Tensor z, Tensor t, Tensor theta, Tensor? tau, Tensor? dtau, Tensor? force_theta, Tensor? force_tau, "
     "Tensor? index, Tensor? gates, Tensor? tangent, int potential, int[] shape, bool residual, bool row_sum, "
-    "int substeps, float step"
+    "bool log_det, int substeps, float step"
 )
-_NUM_INPUTS, _NUM_TENSORS, _SUBSTEPS = 16, 10, 14
+_NUM_INPUTS, _NUM_TENSORS, _SUBSTEPS = 17, 10, 15
+_LOG_DET = 5  # its place among the outputs of ``field``
 _FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
 _SINUSOIDAL = 2  # the number of this time embedding, csrc/core/layout.hpp
 # The places among the inputs of those that have gradients: z, t, theta, tau, dtau, force_theta, force_tau, gates,
@@ -53,8 +54,8 @@ _CONDITIONING, _GATES = (3, 4, 6), 7
 
 _library = torch.library.Library("ffrl_fast", "DEF")
 _library.define(
-    f"field({_INPUTS}, bool keep) -> (Tensor u, Tensor dt, Tensor residual, Tensor hvp, Tensor row_sum, Tensor motion, "
-    f"Tensor tape, Tensor packed)"
+    f"field({_INPUTS}, bool keep) -> (Tensor u, Tensor dt, Tensor residual, Tensor hvp, Tensor row_sum, "
+    f"Tensor log_det, Tensor motion, Tensor tape, Tensor packed)"
 )
 _library.define(
     f"field_backward({_INPUTS}, Tensor? u_bar, Tensor? dt_bar, Tensor? residual_bar, Tensor? hvp_bar, "
@@ -85,6 +86,7 @@ class Inputs(NamedTuple):
     shape: list[int]  # NetworkShape.native of the potential, then of the force
     residual: bool
     row_sum: bool
+    log_det: bool  # of a path, without a gradient
     substeps: int
     step: float
 
@@ -259,6 +261,7 @@ def _empty_outputs(inputs: Inputs, keep: bool, empty: _Empty = _empty) -> Tensor
         new(*steps, rows) if inputs.residual else new(0),
         new(rows, dim) if inputs.tangent is not None else new(0),
         new(*steps, rows) if inputs.row_sum else new(0),
+        new(*steps, rows) if inputs.log_det else new(0),
         new(moments + 1, rows, dim) if inputs.substeps else new(rows, dim),
         new(of_moment * taped),
         new(packed),
@@ -274,16 +277,16 @@ def _taped(inputs: Inputs, tape: Tensor) -> int:
 def _field_cpu(*args: Any) -> Tensors:
     inputs, keep = Inputs(*args[:_NUM_INPUTS]), args[_NUM_INPUTS]
     outputs = _empty_outputs(inputs, keep)
-    u, dt, residual, hvp, row_sum, motion, tape, packed = (_address(x) for x in outputs)
+    u, dt, residual, hvp, row_sum, log_det, motion, tape, packed = (_address(x) for x in outputs)
     taped = _taped(inputs, outputs[-2])
     if inputs.z.shape[0] == 0:
         return outputs
     if inputs.moments == 0:
-        outputs[5].copy_(inputs.z[None])
+        outputs[6].copy_(inputs.z[None])
         return outputs
     grad, path = (0, motion) if inputs.substeps else (motion, 0)
     call, potential, force, _alive = native_problem(inputs)
-    to = (u, dt, residual, hvp, row_sum, grad, path, tape, taped, packed)
+    to = (u, dt, residual, hvp, row_sum, log_det, grad, path, tape, taped, packed)
     _ENTRIES["forward", inputs.z.dtype](call, potential, force, to)
     return outputs
 
@@ -388,7 +391,7 @@ def _hj_loss_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
 HESSIAN, LAPLACIAN, LOG_DET = range(3)
 
 #: Wider matrices are factorised one at a time by LAPACK: in lanes they would leave the cache.
-_LANES_WIDTH = 160
+LANES_WIDTH = 160
 
 #: Bytes of the Hessians that are in memory at once where the caller did not ask for them.
 _HESSIAN_BYTES = 64 * 2**20
@@ -405,7 +408,7 @@ def _curvature_cpu(*args: Any) -> Tensors:
     rows, dim = inputs.z.shape
     if rows == 0:
         return value, sign
-    if what == LOG_DET and dim > _LANES_WIDTH:
+    if what == LOG_DET and dim > LANES_WIDTH:
         size = max(1, _HESSIAN_BYTES // (dim * dim * value.itemsize))
         identity = torch.eye(dim, dtype=value.dtype)
         for start in range(0, rows, size):
@@ -562,19 +565,16 @@ def _vmap_field(
     run: Any, size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
 ) -> tuple[Tensors, tuple[Any, ...]]:
     inputs = _fold(Inputs(*args[:_NUM_INPUTS]), in_dims[:_NUM_INPUTS], size)
-    u, dt, residual, hvp, row_sum, motion, tape, packed = run(*inputs, *args[_NUM_INPUTS:])
+    u, dt, residual, hvp, row_sum, log_det, motion, tape, packed = run(*inputs, *args[_NUM_INPUTS:])
     at = 1 if inputs.substeps else 0  # where the rows are
 
     def unfold(x: Tensor) -> Tensor:
         return x.unflatten(at, (size, x.shape[at] // size)) if x.dim() > at else x.expand(size, 0)
 
-    rows = {"u": u, "dt": dt, "residual": residual, "row_sum": row_sum, "motion": motion}
-    absent = {name for name, there in (("residual", inputs.residual), ("row_sum", inputs.row_sum)) if not there}
-    found = {name: (unfold(x), 0 if name in absent else at) for name, x in rows.items()}
-    (u, at_u), (dt, at_dt), (residual, at_residual), (row_sum, at_row_sum), (motion, at_motion) = found.values()
+    dims = [at, at, *(at if there else 0 for there in (inputs.residual, False, inputs.row_sum, inputs.log_det)), at]
     hvp = hvp.expand(size, 0) if inputs.tangent is None else hvp.unflatten(0, (size, hvp.shape[0] // size))
-    outputs = (u, dt, residual, hvp, row_sum, motion, tape, packed)
-    return outputs, (at_u, at_dt, at_residual, 0, at_row_sum, at_motion, None, None)
+    outputs = (unfold(u), unfold(dt), unfold(residual), hvp, *(unfold(x) for x in (row_sum, log_det, motion)))
+    return (*outputs, tape, packed), (*dims, None, None)
 
 
 def _vmap_field_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[Any, ...]]:
@@ -681,14 +681,14 @@ class _Field(torch.autograd.Function):
         path = motion if inputs[_SUBSTEPS] else None
         ctx.save_for_backward(*inputs[:_NUM_TENSORS], path, tape, packed)
         ctx.plain = inputs[_NUM_TENSORS:_NUM_INPUTS]
-        ctx.mark_non_differentiable(tape, packed)
+        ctx.mark_non_differentiable(output[_LOG_DET], tape, packed)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, path, tape, packed = ctx.saved_tensors
         wanted = _wanted(ctx, inputs)
-        bars = cotangents[:6]
+        bars = (*cotangents[:_LOG_DET], cotangents[_LOG_DET + 1])
         if all(x is None for x in bars):
             return (None,) * (_NUM_INPUTS + 1)
         args = (*inputs, *ctx.plain, *bars, path, tape, packed, wanted)
@@ -871,6 +871,7 @@ class Evaluated(NamedTuple):
     residual: Tensor
     hvp: Tensor
     row_sum: Tensor
+    log_det: Tensor
     motion: Tensor
 
 
@@ -887,8 +888,8 @@ def _requires_grad(inputs: Inputs) -> list[bool]:
 def evaluate(inputs: Inputs) -> Evaluated:
     """The field at one moment, or the path through N."""
     if any(_requires_grad(inputs)):
-        return Evaluated(*_apply(_Field, (*inputs, True))[:6])
-    return Evaluated(*_run("field", (*inputs, False))[:6])
+        return Evaluated(*_apply(_Field, (*inputs, True))[:7])
+    return Evaluated(*_run("field", (*inputs, False))[:7])
 
 
 def curvature(inputs: Inputs, what: int, scale: float) -> Tensors:

@@ -34,14 +34,15 @@ class HJResidual(NamedTuple):
 
 
 class FlowPath(NamedTuple):
-    """z (T+1, B, D), z[0] the start; u, dt, residual (T, B) at (z_i, t_i) and row_sum (T, B) of step i, None unless
-    asked for in ``outputs``."""
+    """z (T+1, B, D), z[0] the start; u, dt, residual (T, B) at (z_i, t_i), row_sum and log_det (T, B) of step i, None
+    unless asked for in ``outputs``."""
 
     z: Tensor
     u: Tensor | None = None
     dt: Tensor | None = None
     residual: Tensor | None = None
     row_sum: Tensor | None = None
+    log_det: Tensor | None = None
 
 
 def potential_field(
@@ -215,7 +216,7 @@ def integrate(
     step: float = 1.0,
     substeps: int = 1,
     method: Literal["euler"] = "euler",
-    outputs: Sequence[Literal["u", "dt", "residual", "row_sum"]] = (),
+    outputs: Sequence[Literal["u", "dt", "residual", "row_sum", "log_det"]] = (),
     backend: str | None = None,
 ) -> FlowPath:
     r"""Moves z along the gradient of the potentials: z_{i+1} = z_i + Δ Σ_k g_k ∇u^k(z_i, t_i).
@@ -228,8 +229,9 @@ def integrate(
         substeps: each step is made of this many Euler steps of Δ/substeps, the time advancing with them.
         method: "euler".
         outputs: which of these to return as (T, B): "u", "dt", "residual" at the start (z_i, t_i) of each step; and
-            "row_sum", Σ_d log|1 + Δ (∇²u 1)_d| summed over the step's Euler steps, Δ their length: what the paper's
-            public code takes for the logarithm of their determinant.
+            "log_det", the sum of log|det(I + Δ ∇²u)| over the step's Euler steps, Δ their length, whose gradient on
+            ``cpu`` is that of :func:`~ffrl_fast.log_det`; "row_sum", that of Σ_d log|1 + Δ (∇²u 1)_d|, which the
+            paper's public code takes in its place.
 
     Returns:
         FlowPath: differentiable in z0, times, gates and all parameters.
@@ -243,9 +245,10 @@ def integrate(
         raise ValueError(f"method: expected 'euler', found {method!r}")
     if not isinstance(substeps, int) or isinstance(substeps, bool) or substeps < 1:
         raise ValueError(f"substeps: expected an integer ≥ 1, found {substeps!r}")
-    unknown = [name for name in outputs if name not in ("u", "dt", "residual", "row_sum")]
-    if unknown:
-        raise ValueError(f"outputs: expected names among 'u', 'dt', 'residual', 'row_sum', found {unknown[0]!r}")
+    known = ("u", "dt", "residual", "row_sum", "log_det")
+    for name in outputs:
+        if name not in known:
+            raise ValueError(f"outputs: expected names among {', '.join(map(repr, known))}, found {name!r}")
     if not isinstance(times, Tensor):
         times = torch.tensor([float(t) for t in times], dtype=bank.theta.dtype, device=bank.theta.device)
     if times.dim() != 1:
@@ -263,6 +266,7 @@ def integrate(
     if substeps > 1:
         offsets = delta * torch.arange(substeps, dtype=times.dtype, device=times.device)
         moments = (times[:, None] + offsets).flatten()
-    call = Call(z0, moments, bank, selection, force, None, "residual" in outputs, "row_sum" in outputs)
+    residual, row_sum, log_det = (name in outputs for name in ("residual", "row_sum", "log_det"))
+    call = Call(z0, moments, bank, selection, force, None, residual, row_sum, log_det)
     path = choose(call.request("integrate"), backend).path(call, Motion(substeps, delta))
     return FlowPath(path.z, **{name: getattr(path, name) for name in outputs})

@@ -78,15 +78,17 @@ ffrl::Gradients<T> gradients(const py::tuple& g) {
           at<T>(address(g, 5)), at<T>(address(g, 6)), at<T>(address(g, 7)), at<T>(address(g, 8))};
 }
 
-/// outputs: addresses of u, dt, residual, hvp, row_sum, grad, path, tape; moments on the tape; address of packed
+/// outputs: addresses of u, dt, residual, hvp, row_sum, log_det, grad, path, tape; moments on the tape; address of
+/// packed
 template <class T>
 void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& outputs) {
   const auto p = problem<T>(call, potential, force);
   ffrl::Outputs<T> out;
-  T** const to[] = {&out.u, &out.dt, &out.residual, &out.hvp, &out.row_sum, &out.grad, &out.path, &out.tape};
-  for (int i = 0; i < 8; ++i) *to[i] = at<T>(address(outputs, i));
-  out.taped = outputs[8].cast<Int>();
-  out.packed = at<T>(address(outputs, 9));
+  T** const to[] = {&out.u,       &out.dt,   &out.residual, &out.hvp, &out.row_sum,
+                    &out.log_det, &out.grad, &out.path,     &out.tape};
+  for (int i = 0; i < 9; ++i) *to[i] = at<T>(address(outputs, i));
+  out.taped = outputs[9].cast<Int>();
+  out.packed = at<T>(address(outputs, 10));
   py::gil_scoped_release release;
   ffrl::forward(p, out);
 }

@@ -90,7 +90,10 @@ class Engine {
   Engine(const Problem<T>& p, const Schedule& schedule) : p_(p), s_(schedule) {}
 
   void forward(const Outputs<T>& out) {
-    run(Call{.packed = out.packed}, [&](Team& team, const Job& job, Thread& t) { forward_job(team, job, t, out); });
+    Curvature<T> of_path;
+    of_path.log_det = out.log_det;
+    run(Call{.packed = out.packed, .curvature = out.log_det ? &of_path : nullptr},
+        [&](Team& team, const Job& job, Thread& t) { forward_job(team, job, t, out); });
   }
 
   void backward(const Saved<T>& saved, const Cotangents<T>& bar, const Gradients<T>& grads) {
@@ -599,7 +602,8 @@ class Engine {
     gather_tangent(job, rows);
     if (out.path) scatter(job, rows.z, out.path);
     for (std::int64_t moment = 0; moment < p_.moments; ++moment) {
-      const T* grad = evaluate(team, job, moment, t, kept(out.tape, out.taped, job, moment, rows));
+      const Kept keep = kept(out.tape, out.taped, job, moment, rows);
+      const T* grad = evaluate(team, job, moment, t, keep);
       if (recorded(moment)) {
         const std::int64_t at = moment / p_.substeps * p_.rows;
         if (out.u) scatter_rows(job, rows.u, out.u + at);
@@ -612,6 +616,11 @@ class Engine {
           T& sum = to[s_.row(job.first + r)];
           sum = recorded(moment) ? rows.row_sum[r] : sum + rows.row_sum[r];
         }
+      }
+      if (out.log_det) {
+        Curvature<T> of_step;
+        of_step.log_det = out.log_det + moment / p_.substeps * p_.rows;
+        curvature_at(team, job, moment, t, keep, of_step);
       }
       scatter(job, grad, out.grad);
       scatter(job, rows.hvp, out.hvp);
@@ -694,17 +703,25 @@ class Engine {
 
   void curvature_job(Team& team, const Job& job, Thread& t, const Curvature<T>& out) const {
     RowScratch<T>& rows = t.rows;
-    CurvatureScratch<T>& c = t.curvature;
     gather(job, p_.z, p_.z_stride, dim(), rows.z);
     const Kept keep = kept(nullptr, 0, job, 0, rows);
-    const std::int64_t many = potentials_per_row(p_), block = kTileRows * dim_padded();
-    for (std::int64_t i = 0; i < many; ++i) {
+    for (std::int64_t i = 0; i < potentials_per_row(p_); ++i) {
       const std::int64_t k = job.potential + i;
-      const Activations<T> of = activations(keep, t.tile, i, false);
       t.tile.template forward<true>(team.bank[k], conditioning(team.bank, p_.potential.shape, job, k, 0, rows), rows.z,
-                                    job.count, of, rows.one_dt, rows.one_grad);
-      t.tile.output_gradient(team.bank[k], job.count, of, c.grad + i * block);
+                                    job.count, activations(keep, t.tile, i, false), rows.one_dt, rows.one_grad);
     }
+    curvature_at(team, job, 0, t, keep, out);
+  }
+
+  /// The curvature of rows whose activations at a moment are kept.
+  void curvature_at(Team& team, const Job& job, std::int64_t moment, Thread& t, const Kept& keep,
+                    const Curvature<T>& out) const {
+    RowScratch<T>& rows = t.rows;
+    CurvatureScratch<T>& c = t.curvature;
+    const std::int64_t many = potentials_per_row(p_), block = kTileRows * dim_padded();
+    for (std::int64_t i = 0; i < many; ++i)
+      t.tile.output_gradient(team.bank[job.potential + i], job.count, activations(keep, t.tile, i, false),
+                             c.grad + i * block);
     // A Hessian that goes out is copied at once; determinants take as many at a time as a vector has lanes.
     const std::int64_t matrix = dim() * dim_padded(), batch = out.log_det ? kLanes<T> : 1;
     for (std::int64_t first = 0; first < job.count; first += batch) {
@@ -714,7 +731,7 @@ class Engine {
         const std::int64_t k = job.potential + i;
         c.tile.use(team.bank.theta(k));
         const Activations<T> of = activations(keep, t.tile, i, false);
-        gather_gates(job, 0, k, rows.gate);
+        gather_gates(job, moment, k, rows.gate);
         for (std::int64_t j = 0; j < count; ++j)
           c.tile.add(of, job.count, first + j, c.grad + i * block + (first + j) * dim_padded(), rows.gate[first + j],
                      i == 0, c.matrices ? c.matrices + j * matrix : nullptr, c.traces[j]);
@@ -725,12 +742,13 @@ class Engine {
         for (std::int64_t d = 0; out.hessian && d < dim(); ++d)
           copy(dim(), c.matrices + j * matrix + d * dim_padded(), out.hessian + (row * dim() + d) * dim());
       }
-      if (out.log_det) determinants(job, first, count, c, out);
+      if (out.log_det) determinants(job, moment, first, count, c, out);
     }
   }
 
   /// Of I + step · ∇²u for `count` rows of a job whose Hessians lie in c.matrices, which it overwrites.
-  void determinants(const Job& job, std::int64_t first, std::int64_t count, CurvatureScratch<T>& c,
+  /// The logarithms of a step's moments are added up.
+  void determinants(const Job& job, std::int64_t moment, std::int64_t first, std::int64_t count, CurvatureScratch<T>& c,
                     const Curvature<T>& out) const {
     const std::int64_t d = dim(), dp = dim_padded(), matrix = d * dp;
     // Lanes without a row get the identity.
@@ -747,7 +765,7 @@ class Engine {
     Determinants<T>(c.interleaved, d, dp).compute(log_abs, sign);
     for (std::int64_t j = 0; j < count; ++j) {
       const std::int64_t row = s_.row(job.first + first + j);
-      out.log_det[row] = log_abs[j];
+      out.log_det[row] = recorded(moment) ? log_abs[j] : out.log_det[row] + log_abs[j];
       if (out.sign) out.sign[row] = sign[j];
     }
   }

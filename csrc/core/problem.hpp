@@ -65,6 +65,7 @@ struct Outputs {
   T* residual = nullptr;  // (steps, B); null unless asked for
   T* hvp = nullptr;       // (B, D), where there is a tangent
   T* row_sum = nullptr;   // (steps, B), the sum over a step's moments; null unless asked for
+  T* log_det = nullptr;   // (steps, B) of a path, likewise: Σ log|det(I + step · ∇²u)|; not for a backward sweep
   T* grad = nullptr;      // (B, D); or
   T* path = nullptr;      // (N + 1, B, D)
   T* tape = nullptr;      // for the backward sweep: tape_moment_size() elements for each of the last `taped` moments

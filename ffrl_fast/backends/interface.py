@@ -78,6 +78,7 @@ class Path(NamedTuple):
     dt: Tensor
     residual: Tensor | None = None
     row_sum: Tensor | None = None
+    log_det: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -95,6 +96,7 @@ class Call:
     tangent: Tensor | None = None
     with_residual: bool = False
     with_row_sum: bool = False
+    with_log_det: bool = False
 
     def request(self, operator: str) -> Request:
         return Request(operator, self.z.device.type, self.z.dtype, self.tangent is not None)
@@ -115,6 +117,18 @@ class Call:
             z=self.z[rows],
             t=times if times.shape[0] == 1 else times[rows],
             selection=Selection(selection.potential, index, gates),
+        )
+
+    def of_moment(self, moment: int, z: Tensor, substeps: int) -> Call:
+        """One moment of a path, reached at ``z``; only the field."""
+        return dataclasses.replace(
+            self,
+            z=z,
+            t=self.t[moment : moment + 1],
+            selection=self.selection.at_step(moment // substeps),
+            with_residual=False,
+            with_row_sum=False,
+            with_log_det=False,
         )
 
     def conditioning(self, bank: PotentialBank) -> tuple[Tensor | None, Tensor | None]:
@@ -143,6 +157,15 @@ class Backend(Protocol):
     def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
         """log|det(I + step ∇²u)| and the sign of the determinant, each (B,)."""
         ...
+
+
+def path_log_det(backend: Backend, call: Call, motion: Motion, z: Tensor) -> Tensor:
+    """Σ log|det(I + step ∇²u)| (T, B) over the moments of each step of a path (N + 1, B, D), one call a moment."""
+    found: list[Tensor] = []
+    for moment in range(call.t.shape[0]):
+        value, _ = backend.log_det(call.of_moment(moment, z[moment], motion.substeps), motion.step)
+        found.append(value if moment % motion.substeps == 0 else found.pop() + value)
+    return torch.stack(found) if found else z.new_zeros(0, z.shape[1])
 
 
 def hj_value_and_grad_by_autograd(backend: Backend, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:

@@ -15,6 +15,7 @@ from ffrl_fast.backends.interface import (
     Result,
     Verdict,
     hj_value_and_grad_by_autograd,
+    path_log_det,
 )
 from ffrl_fast.backends.plain import ReferenceBackend
 
@@ -50,6 +51,7 @@ def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
         shape,
         call.with_residual,
         call.with_row_sum,
+        call.with_log_det,
         0 if motion is None else motion.substeps,
         0.0 if motion is None else motion.step,
     )
@@ -77,11 +79,15 @@ class CpuBackend:
         return Result(out.u, out.dt, out.motion, hvp, out.residual if call.with_residual else None)
 
     def path(self, call: Call, motion: Motion) -> Path:
-        out = native.evaluate(_inputs(call, motion))
+        # With a gradient the determinants come from a call each: theirs is the reference's.
+        apart = call.with_log_det and (torch.is_grad_enabled() or call.z.shape[1] > native.LANES_WIDTH)
+        inputs = _inputs(call, motion)
+        out = native.evaluate(inputs._replace(log_det=False) if apart else inputs)
+        log_det = path_log_det(self, call, motion, out.motion) if apart else out.log_det if call.with_log_det else None
         # A slice of everything is not free: its backward copies the whole path.
         z = out.motion if motion.substeps == 1 else out.motion[:: motion.substeps]
         residual = out.residual if call.with_residual else None
-        return Path(z, out.u, out.dt, residual, out.row_sum if call.with_row_sum else None)
+        return Path(z, out.u, out.dt, residual, out.row_sum if call.with_row_sum else None, log_det)
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
         return native.hj_loss(_inputs(call), weight)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from ffrl_fast.backends.interface import (
     Result,
     Verdict,
     hj_value_and_grad_by_autograd,
+    path_log_det,
 )
 from ffrl_fast.bank import PotentialBank
 
@@ -67,23 +66,17 @@ class ReferenceBackend:
 
     def path(self, call: Call, motion: Motion) -> Path:
         _check_index(call.selection.index, call.bank.num_potentials)
-        z = call.z
+        z, steps = call.z, [call.z]
         path, u, dt, residual = [z], [], [], []
         row_sum: list[Tensor] = []
         ones = z.new_ones(z.shape[1]) if call.with_row_sum else None
         for moment in range(call.t.shape[0]):
             recorded = moment % motion.substeps == 0
-            here = dataclasses.replace(
-                call,
-                z=z,
-                t=call.t[moment : moment + 1],
-                selection=call.selection.at_step(moment // motion.substeps),
-                tangent=ones,
-                with_residual=call.with_residual and recorded,
-                with_row_sum=False,
-            )
+            here = call.of_moment(moment, z, motion.substeps)
+            here.tangent, here.with_residual = ones, call.with_residual and recorded
             out = self._field(here)
             z = z + motion.step * out.grad
+            steps.append(z)
             if out.hvp is not None:
                 part = reference.row_sum(out.hvp, motion.step)
                 row_sum.append(part if recorded else row_sum.pop() + part)
@@ -101,6 +94,7 @@ class ReferenceBackend:
             torch.stack(dt) if dt else none,
             torch.stack(residual) if residual else none if call.with_residual else None,
             torch.stack(row_sum) if row_sum else none if call.with_row_sum else None,
+            path_log_det(self, call, motion, torch.stack(steps)) if call.with_log_det else None,
         )
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:

@@ -117,7 +117,7 @@ def test_a_force_that_does_not_fit_the_bank(force: Any, error: type[Exception], 
         (
             {"outputs": ("speed",)},
             ValueError,
-            "outputs: expected names among 'u', 'dt', 'residual', 'row_sum', found 'speed'",
+            "outputs: expected names among 'u', 'dt', 'residual', 'row_sum', 'log_det', found 'speed'",
         ),
         ({"times": torch.rand(2, 2)}, ValueError, r"times: expected shape \(T,\), found \(2, 2\)"),
         ({"times": torch.rand(2).double()}, TypeError, "times: expected torch.float32"),

@@ -292,40 +292,49 @@ def test_gradients_of_second_order_raise(backend: str) -> None:
 
 @pytest.mark.parametrize("substeps", [1, 3])
 @pytest.mark.parametrize("selection", ["int", "index", "gates"])
-def test_row_sums_along_a_path(selection: Any, substeps: int, backend: str) -> None:
+def test_densities_along_a_path(selection: Any, substeps: int, backend: str) -> None:
     inputs = make(Case(50, 6, 9, 2, 3, selection, force=True))
     times, step = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 0.5
     leaves = [inputs.z, inputs.bank.theta]
     ones = torch.ones(6, dtype=torch.float64)
 
     def by_hand() -> Tensor:
+        """(2, T, B): row sums and determinants."""
         z, sums = inputs.z, []
         for t in times:
-            total = torch.zeros((), dtype=torch.float64)
+            row_sum, exact = torch.zeros(50, dtype=torch.float64), torch.zeros(50, dtype=torch.float64)
             for j in range(substeps):
                 delta = step / substeps
                 at = potential_field(
                     z, t + j * delta, inputs.bank, tangent=ones, backend="reference", **inputs.selection
                 )
                 assert at.hvp is not None
-                total = total + torch.log((1 + delta * at.hvp).abs()).sum(1)
+                row_sum = row_sum + torch.log((1 + delta * at.hvp).abs()).sum(1)
+                determinant = log_det(
+                    z, t + j * delta, inputs.bank, step=delta, backend="reference", **inputs.selection
+                )
+                exact = exact + determinant.value
                 z = z + delta * at.grad
-            sums.append(total)
-        return torch.stack(sums)
+            sums.append(torch.stack([row_sum, exact]))
+        return torch.stack(sums, 1)
 
     path = integrate(
         inputs.z, times, inputs.bank, force=inputs.force, step=step, substeps=substeps,
-        outputs=("row_sum", "residual"), backend=backend, **inputs.selection,
+        outputs=("row_sum", "residual", "log_det"), backend=backend, **inputs.selection,
     )  # fmt: skip
     exact = by_hand()
-    assert path.row_sum is not None
-    assert relative_error(path.row_sum, exact) < FLOAT64_AGAINST_ORACLE
+    found = torch.stack([path.row_sum, path.log_det])
+    assert relative_error(found, exact) < FLOAT64_AGAINST_ORACLE
+    with torch.no_grad():
+        again = integrate(
+            inputs.z, times, inputs.bank, step=step, substeps=substeps, outputs=("log_det",), backend=backend,
+            **inputs.selection,
+        )  # fmt: skip
+    assert relative_error(again.log_det, exact[1]) < FLOAT64_AGAINST_ORACLE
     bar = torch.randn_like(exact)
-    for found, expected in zip(
-        torch.autograd.grad((path.row_sum * bar).sum(), leaves), torch.autograd.grad((exact * bar).sum(), leaves),
-        strict=True,
-    ):  # fmt: skip
-        assert relative_error(found, expected) < FLOAT64_AGAINST_ORACLE
+    gradients = (torch.autograd.grad((x * bar).sum(), leaves) for x in (found, exact))
+    for one, other in zip(*gradients, strict=True):
+        assert relative_error(one, other) < FLOAT64_AGAINST_ORACLE
 
 
 # ----------------------------------------------------------------------------------------------------------- estimates

@@ -102,6 +102,7 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
         shape,
         force,
         False,
+        False,
         0,
         0.0,
     )
@@ -113,7 +114,7 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
 def test_opcheck_native(selection: str, per_row_time: bool, force: bool) -> None:
     arguments = _native_arguments(selection, per_row_time, force)
     opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, residual, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    u, dt, residual, _, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
     bars = [torch.randn_like(u), torch.randn_like(dt), torch.randn_like(residual) if force else None, None, None]
     bars.append(torch.randn_like(motion))
     wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE]
@@ -132,7 +133,7 @@ def test_opcheck_native_second_order(selection: str, per_row_time: bool, own: bo
         opcheck(torch.ops.ffrl_fast.curvature.default, (*arguments, what, 0.5))
     arguments[9] = torch.randn_like(z) if own else torch.randn(z.shape[1], dtype=z.dtype)
     opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, _, hvp, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    u, dt, _, hvp, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
     bars = [torch.randn_like(u), torch.randn_like(dt), None, torch.randn_like(hvp), None, torch.randn_like(motion)]
     wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE]
     opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
@@ -199,9 +200,9 @@ def test_opcheck_native_path(substeps: int) -> None:
         conditioning = bank.conditioning(times)
     index, shape = torch.randint(0, 2, (50,)), list(bank.shape.native)
     given = (z, times, bank.theta.detach(), *conditioning, None, None, index, None, None)
-    arguments = (*given, -1, shape, True, True, substeps, 0.5)
+    arguments = (*given, -1, shape, True, True, True, substeps, 0.5)
     opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, residual, _, row_sum, path, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    u, dt, residual, _, row_sum, _, path, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
     bars = [torch.randn_like(x) for x in (u, dt, residual)]
     bars += [None, torch.randn_like(row_sum), torch.randn_like(path)]
     wanted = [True, False, True, True, True, False, False, False, False]

@@ -37,7 +37,9 @@ def capabilities() -> str:
         "the same; float64": Request("hj_residual", "cpu", torch.float64),
         "the same; bfloat16": Request("hj_residual", "cpu", torch.bfloat16),
         "the same; GPU tensors": Request("hj_residual", "cuda", torch.float32),
-        "∇²u · tangent": Request("potential_field", "cpu", torch.float32, tangent=True),
+        "∇²u · tangent, Hessian, Laplacian, log-determinant": Request(
+            "potential_field", "cpu", torch.float32, tangent=True
+        ),
     }
     lines = []
     for label, request in rows.items():
