@@ -79,15 +79,20 @@ def value_and_grad(p: Problem, work: Work) -> Call:
     return call
 
 
-def integrate(p: FlowProblem, per_row: bool = False) -> Call:
-    """``integrate`` with its residual; ``per_row``: each row moved by a potential of its own."""
+def integrate(p: FlowProblem, per_row: bool = False, row_sum: bool = False) -> Call:
+    """``integrate`` with its residual; ``per_row``: each row moved by a potential of its own; ``row_sum``: the paper
+    code's log|1 + row sums| in the loss too.
+    """
     leaves = [p.leaves["z"], p.bank.theta, *([p.force.theta] if p.force is not None else [])]
     index = p.index if per_row else p.chosen
 
     def call() -> Any:
-        path = ffrl_fast.integrate(p.leaves["z"], p.times, p.bank, index=index, force=p.force, outputs=("residual",))
+        outputs: tuple[Any, ...] = ("residual", "row_sum") if row_sum else ("residual",)
+        path = ffrl_fast.integrate(p.leaves["z"], p.times, p.bank, index=index, force=p.force, outputs=outputs)
         assert path.residual is not None
         value = path.residual.square().mean() + (p.end_bar * path.z[-1]).sum()
+        if path.row_sum is not None:
+            value = value - path.row_sum.mean()
         return value, torch.autograd.grad(value, leaves)
 
     return call

@@ -107,6 +107,7 @@ _COLOURS = {
     "ours_hj_loss": "#ff7f0e",
     "ours_value_and_grad": "#e377c2",
     "ours_per_row": "#ff7f0e",
+    "ours_row_sum": "#e377c2",
     "products": "#000000",
     "autograd": "#1f77b4",
     "autograd_per_row": "#7fb2d9",

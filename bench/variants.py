@@ -99,6 +99,14 @@ _VARIANTS = (
         ours=True,
         comparable=False,
     ),
+    Variant(
+        "ours_row_sum",
+        "ffrl_fast.integrate with row sums, and autograd",
+        ("integrate_force",),
+        _flow(ours.integrate, row_sum=True),
+        ours=True,
+        comparable=False,
+    ),
     Variant("autograd", "eager autograd, one time", ("integrate", "integrate_force"), _flow(baselines.flow_autograd)),
     Variant(
         "formulas_autograd_compiled",

@@ -753,16 +753,25 @@ class Engine {
     const std::int64_t d = dim(), dp = dim_padded(), matrix = d * dp;
     // Lanes without a row get the identity.
     __builtin_memset(c.matrices + count * matrix, 0, (kLanes<T> - count) * matrix * sizeof(T));
-    for (std::int64_t i = 0; i < d; ++i)
-      for (std::int64_t j = 0; j < dp; j += kLanes<T>)
-        transpose_block(c.matrices + i * dp + j, matrix, c.interleaved + (i * dp + j) * kLanes<T>, kLanes<T>);
-    for (std::int64_t i = 0; i < d; ++i)
-      for (std::int64_t j = 0; j < dp; ++j) {
-        T* at = c.interleaved + (i * dp + j) * kLanes<T>;
-        store(at, p_.step * load(at) + T(i == j ? 1 : 0));
+    const auto interleave = [&] {
+      for (std::int64_t i = 0; i < d; ++i) {
+        for (std::int64_t j = 0; j < dp; j += kLanes<T>) {
+          T* to = c.interleaved + (i * dp + j) * kLanes<T>;
+          transpose_block(c.matrices + i * dp + j, matrix, to, kLanes<T>);
+          for (int lane = 0; lane < kLanes<T>; ++lane)
+            store(to + lane * kLanes<T>, p_.step * load(to + lane * kLanes<T>));
+        }
+        T* diagonal = c.interleaved + (i * dp + i) * kLanes<T>;
+        store(diagonal, load(diagonal) + T(1));
       }
+    };
     T log_abs[kLanes<T>], sign[kLanes<T>];
-    Determinants<T>(c.interleaved, d, dp).compute(log_abs, sign);
+    Determinants<T> determinants(c.interleaved, d, dp);
+    interleave();
+    if (!determinants.by_symmetric_elimination(log_abs, sign)) {
+      interleave();
+      determinants.by_lu(log_abs, sign);
+    }
     for (std::int64_t j = 0; j < count; ++j) {
       const std::int64_t row = s_.row(job.first + first + j);
       out.log_det[row] = recorded(moment) ? log_abs[j] : out.log_det[row] + log_abs[j];
