@@ -8,6 +8,7 @@ import torch
 import typer
 from rich.console import Console
 
+from ffrl import density
 from ffrl.data import Digits, load_digits
 from ffrl.errors import UserError
 from ffrl.evaluation import as_json, as_table, equivariance_errors, mean_ratio
@@ -88,17 +89,24 @@ def evaluate(
     digits: Annotated[int | None, typer.Option(min=1, help="How many held-out digits. Default: all.")] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Print the equivariance error on held-out digits beside its references, and write evaluation.json."""
+    """Print the equivariance error on held-out digits beside its references and how the flow stretches volumes.
+
+    Writes evaluation.json.
+    """
     _use_threads(threads)
     config = RunConfig.load(run)
     model, iteration = load_trained(run, config)
     held_out = config.load_data().held_out[:digits]
     errors = equivariance_errors(model, held_out)
     title = f"L1 error of t = 1…8, summed, on {len(held_out)} held-out digits (iteration {iteration})"
-    Console().print(as_table(errors, title, encoder_saw_states=config.preset.random_start > 0))
+    console = Console()
+    console.print(as_table(errors, title, encoder_saw_states=config.preset.random_start > 0))
+    changes = density.volume_changes(model, held_out)
+    console.print(density.as_table(changes))
     result = {
         "equivariance_error": as_json(errors),
         "mean_ratio": mean_ratio(errors),
+        "volume_change": density.as_json(changes),
         "held_out_digits": len(held_out),
         "iteration": iteration,
         **config.provenance(),

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ffrl.data.sequences import SequenceBatch
+from ffrl.density import diffusion_prior_log_density, gaussian_log_density, path_log_density
 from ffrl.models import FlowModel
 from ffrl.presets import Preset
 from ffrl_fast import hj_residual, potential_field
@@ -14,16 +15,18 @@ from ffrl_fast import hj_residual, potential_field
 
 @dataclass(frozen=True)
 class Objective:
-    """`loss` = reconstruction + β·kl + hj_weight·hj + initial_weight·initial; every part is a scalar, batch mean.
+    """`loss` = reconstruction + β·kl + flow_beta·flow_kl + hj_weight·hj + initial_weight·initial; scalars, batch means.
 
     reconstruction: Bernoulli cross-entropy in nats, summed over pixels and (in expectation) over the T + 1 frames.
-    kl: KL(q(z_0|x_0) ‖ N(0, I)) in nats. hj: mean of the squared residual over steps and rows.
+    kl: KL(q(z_0|x_0) ‖ N(0, I)) in nats. flow_kl: Σ_{t≥1} E[log q(z_t) − log p(z_t)] in nats (zero and not computed
+    where the preset's density is "none"). hj: mean of the squared residual over steps and rows.
     initial: mean over rows of ‖∇u^k(z_0, 0)‖² (zero and not computed when its weight is zero).
     """
 
     loss: Tensor
     reconstruction: Tensor
     kl: Tensor
+    flow_kl: Tensor
     hj: Tensor
     initial: Tensor
 
@@ -33,21 +36,29 @@ def supervised_objective(
 ) -> Objective:
     """The loss of one batch whose transformations k = batch.index are known.
 
-    loss = Σ_t E[−log p(x_t|z_t)] + β·KL(q(z_0|x_0) ‖ p(z_0)) + hj_weight·mean r² + initial_weight·mean‖∇u(z_0, 0)‖²,
-    r = ∂_t u + ½‖∇u‖² + F². The sum over t is estimated from the frames of the batch by their weights.
+    loss = Σ_t E[−log p(x_t|z_t)] + β·KL(q(z_0|x_0) ‖ p(z_0)) + flow_beta·Σ_t E[log q(z_t) − log p(z_t|k)]
+    + hj_weight·mean r² + initial_weight·mean‖∇u(z_0, 0)‖², with r = ∂_t u + ½‖∇u‖² + F², the sum over frames estimated
+    from those of the batch by their weights, and q and p along the flow as in `ffrl.density`, one sample z_0 a row.
 
-    The flow KL, Σ_t E[log q(z_t) − log p(z_t)], is not part of it: it needs log|det(I + ∇²u)| of each step, which
-    `ffrl_fast` does not have yet. So the loss is no bound on the likelihood under the diffusion prior of the paper.
+    With β = flow_beta = 1 and density "exact" the first three terms bound −Σ_t log p(x_t|k), a sum over frames, and not
+    −log p(x_0…x_T|k). Without the flow KL (density "none") they bound neither; with "row_sum" they are the paper code's
+    surrogate.
     """
     posterior = model.autoencoder.encode(batch.frames[:, 0])
     noise = torch.randn(posterior.mean.shape, generator=generator)
-    z, residual = model.flow_with_residual(posterior.sample(noise), batch.index)
+    z, residual, log_det = model.flow_with_residual(posterior.sample(noise), batch.index, generator=generator)
 
     rows = torch.arange(len(batch.index))[:, None]
     logits = model.autoencoder.decode_logits(z[batch.times, rows])
     entropy = binary_cross_entropy_with_logits(logits, batch.frames, reduction="none").sum(dim=(2, 3, 4))
     reconstruction = (entropy @ batch.weights).mean()
     kl = posterior.kl_to_standard_normal().mean()
+    flow_kl = kl.new_zeros(())
+    if log_det is not None:
+        assert model.log_diffusion is not None
+        log_q0 = gaussian_log_density(z[0], *posterior)
+        log_p = diffusion_prior_log_density(z[1:], model.log_diffusion.exp()[batch.index])
+        flow_kl = (path_log_density(log_q0, log_det) - log_p).sum(dim=0).mean()
 
     hj = residual.square().mean()
     if preset.midpoint_collocation:
@@ -58,7 +69,9 @@ def supervised_objective(
         initial = gradient.square().sum(dim=1).mean()
 
     loss = reconstruction + preset.beta * kl + preset.hj_weight * hj + preset.initial_weight * initial
-    return Objective(loss, reconstruction, kl, hj, initial)
+    if log_det is not None:
+        loss = loss + preset.flow_beta * flow_kl
+    return Objective(loss, reconstruction, kl, flow_kl, hj, initial)
 
 
 def _midpoint_residual(model: FlowModel, z: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,9 @@ class Preset:
 
     time_embedding: "separable" u = S(z) − E·t, "sinusoidal" u(z, t) (the paper's), "none" u(z).
     initial_weight: weight of mean‖∇u(z_0, 0)‖²; only for "sinusoidal" (it would stop the flow of the others).
+    density: how log|det(I + ∇²u)| of the flow KL is computed; "none" leaves that KL out. "hutchinson": estimated from
+        `density_directions` random directions a step; "row_sum": what the paper's public code takes in its place.
+    flow_beta: weight of the flow KL.
     midpoint_collocation: also ask for the Hamilton–Jacobi residual at random times between the steps, where a clocked
         potential otherwise does not meet it.
     random_start: probability that each other factor starts in a random state.
@@ -35,6 +38,9 @@ class Preset:
     hj_weight: float = 200.0
     initial_weight: float = 0.0
     midpoint_collocation: bool = False
+    density: Literal["none", "exact", "hutchinson", "row_sum"] = "none"
+    density_directions: int = 1
+    flow_beta: float = 1.0
 
     learning_rate: float = 2e-3
     adam_beta1: float = 0.9
@@ -45,9 +51,10 @@ class Preset:
     iterations: int = 8_000
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "potential_width", "potential_depth", "batch_size", "ema_every", "iterations"):
+        at_least_one = ("latent_dim", "potential_width", "potential_depth", "density_directions")
+        for name in (*at_least_one, "batch_size", "ema_every", "iterations"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight"):
+        for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
@@ -58,7 +65,7 @@ class Preset:
         self._require("random_start", 0 <= self.random_start <= 1, "a probability")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "widths of at least 1")
-        for name in ("potential_output", "time_embedding"):
+        for name in ("potential_output", "time_embedding", "density"):
             choices = get_args(get_type_hints(type(self))[name])
             self._require(name, getattr(self, name) in choices, " or ".join(choices))
         self._require(

@@ -10,7 +10,7 @@ from ffrl.errors import UserError
 from ffrl.files import write_text
 
 CSV_NAME = "log.csv"
-COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "reconstruction", "kl", "hj", "initial")
+COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "reconstruction", "kl", "flow_kl", "hj", "initial")
 
 
 class TrainingLog:
