@@ -13,9 +13,10 @@ TOLERANCE = 0.02
 
 
 class LogAbsForm(NamedTuple):
-    """xᵀ log|I + step·A| x (B,), and whether the rule of one node less agrees."""
+    """xᵀ log|I + step·A| x (B,), its linear part step·xᵀAx, and whether the rule of one node less agrees."""
 
     value: Tensor
+    linear: Tensor
     converged: Tensor
 
 
@@ -69,4 +70,4 @@ def log_abs_form(hvp: Callable[[Tensor], Tensor], x: Tensor, step: float, steps:
     if torch.is_grad_enabled():
         surrogate = step * (y * hvp(x)).sum(1)
         value = value + (surrogate - surrogate.detach())
-    return LogAbsForm(value, converged)
+    return LogAbsForm(value, step * square * t[:, 0, 0], converged)
