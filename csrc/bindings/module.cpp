@@ -1,6 +1,6 @@
 // The extension module ffrl_fast._core: addresses, sizes and strides in, nothing kept, the GIL released.
 //
-// Addresses come as integers (0 for null) from tensors that ffrl_fast/native.py has checked for dtype, shape, strides
+// Addresses come as integers (0 for null) from tensors that ffrl_fast/native has checked for dtype, shape, strides
 // and device and keeps alive during the call.
 #include <pybind11/pybind11.h>
 
@@ -23,8 +23,8 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-/// One side of a problem, as ffrl_fast/native.py spells it: addresses of theta, τ, dτ/dt; stride of theta; how many
-/// potentials τ holds; D, width, depth, out_tanh, time embedding.
+/// One side of a problem, as ffrl_fast/native/problem.py spells it: addresses of theta, τ, dτ/dt; stride of theta; how
+/// many potentials τ holds; D, width, depth, out_tanh, time embedding.
 template <class T>
 ffrl::Network<T> network(const py::tuple& n) {
   ffrl::Network<T> net;

@@ -24,7 +24,8 @@ struct Layout {
   std::int64_t energy;
   std::int64_t w_time1, b_time1, w_time2, b_time2;
 
-  explicit constexpr Layout(const NetworkShape& s)
+  // Always inline: the code of every instruction set must have its own copy (simd.hpp).
+  __attribute__((always_inline)) explicit constexpr Layout(const NetworkShape& s)
       : w_in(0),
         b_in(s.width * s.dim),
         w_hid(b_in + s.width),

@@ -84,15 +84,18 @@ def test_both_languages_lay_out_parameters_alike() -> None:
 def test_both_languages_size_what_is_kept_alike(dtype: torch.dtype, with_force: bool) -> None:
     size = _core.kept_sizes_f32 if dtype == torch.float32 else _core.kept_sizes_f64
     for width in (1, 15, 16, 17, 324):
-        for depth, gates, substeps in itertools.product((1, 3), (False, True), (0, 1, 2)):
+        for depth, gates, substeps, tangent in itertools.product((1, 3), (False, True), (0, 1, 2), (None, 1, 2)):
             bank = PotentialBank(2, 5, width, depth, dtype=dtype)
             force = PotentialBank(2, 5, width + 1, time_embedding="none", dtype=dtype)
             times = torch.rand(4 if substeps else 1, dtype=dtype)
             tau, dtau = bank.conditioning(times) if width % 2 else (None, None)
+            rows = 7 if width > 1 else 3  # few rows are not packed
+            direction = torch.zeros((rows, 5) if tangent == 2 else 5, dtype=dtype) if tangent else None
             inputs = native.Inputs(
-                torch.zeros(7, 5, dtype=dtype), times, bank.theta, tau, dtau, force.theta if with_force else None, None,
-                None, torch.zeros(7, 2, dtype=dtype) if gates else None, -1 if gates else 1,
-                [*bank.shape.native, *(force.shape.native if with_force else ())], with_force, substeps, 1.0,
+                torch.zeros(rows, 5, dtype=dtype), times, bank.theta, tau, dtau, force.theta if with_force else None,
+                None, None, torch.zeros(rows, 2, dtype=dtype) if gates else None, direction, -1 if gates else 1,
+                [*bank.shape.native, *(force.shape.native if with_force else ())], with_force,
+                bool(substeps) and tangent is None, False, substeps, 1.0,
             )  # fmt: skip
             problem = native.native_problem(inputs)
             assert size(problem.call, problem.potential, problem.force) == native.kept_sizes(inputs)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 
 from cases import Case, cases, make
-from ffrl_fast import PotentialBank, hj_loss, hj_residual, integrate, native, value_and_grad
+from ffrl_fast import PotentialBank, hj_loss, hj_residual, integrate, value_and_grad
+from ffrl_fast.native import field
 from ffrl_fast.tolerances import FLOAT64_AGAINST_ORACLE, relative_error
 
 
@@ -126,16 +127,16 @@ def test_a_tape_holds_the_moments_that_fit(monkeypatch: pytest.MonkeyPatch, shar
         return torch.autograd.grad(total, [inputs.z, inputs.bank.theta, inputs.force.theta])
 
     sizes: list[int] = []
-    empty_outputs = native._empty_outputs
+    empty_outputs = field._empty_outputs
 
     def spy(*args: Any) -> tuple[torch.Tensor, ...]:
         outputs = empty_outputs(*args)
         sizes.append(outputs[4].nbytes)
         return outputs
 
-    monkeypatch.setattr(native, "_empty_outputs", spy)
+    monkeypatch.setattr(field, "_empty_outputs", spy)
     kept = gradients()
-    monkeypatch.setattr(native, "TAPE_LIMIT", int(share * sizes[0]))
+    monkeypatch.setattr(field, "TAPE_LIMIT", int(share * sizes[0]))
     found = gradients()
     assert sizes[1] * 6 == sizes[0] * taped
     for a, b in zip(kept, found, strict=True):

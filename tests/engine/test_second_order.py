@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import ffrl_fast
 from cases import Case, Inputs, cases, make
 from ffrl_fast import PotentialBank, autodiff, curvature, hessian, integrate, laplacian, log_det, potential_field
+from ffrl_fast.native import second_order
 from ffrl_fast.tolerances import (
     FINITE_DIFFERENCE,
     FLOAT32_FLOOR,
@@ -206,7 +206,7 @@ def test_gradients_of_the_curvature(
     what: str, selection: Any, per_row_time: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Blocks of a few rows, so that their sums are tested too.
-    monkeypatch.setattr(ffrl_fast.native, "_HESSIAN_BYTES", 2**17)
+    monkeypatch.setattr(second_order, "_HESSIAN_BYTES", 2**17)
     inputs = make(Case(20, 7, 12, 2, 3, selection, per_row_time=per_row_time))
     z, t, leaves = inputs.z, inputs.t, list(inputs.differentiable.values())
 

@@ -117,7 +117,7 @@ def test_opcheck_native(selection: str, per_row_time: bool, force: bool) -> None
     u, dt, residual, _, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
     bars = [torch.randn_like(u), torch.randn_like(dt), torch.randn_like(residual) if force else None, None, None]
     bars.append(torch.randn_like(motion))
-    wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE]
+    wanted = [arguments[i] is not None for i in native.DIFFERENTIABLE]
     opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
     if force:
         opcheck(torch.ops.ffrl_fast.hj_loss.default, (*arguments, torch.rand_like(u), [*wanted, True]))
@@ -135,7 +135,7 @@ def test_opcheck_native_second_order(selection: str, per_row_time: bool, own: bo
     opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
     u, dt, _, hvp, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
     bars = [torch.randn_like(u), torch.randn_like(dt), None, torch.randn_like(hvp), None, torch.randn_like(motion)]
-    wanted = [arguments[i] is not None for i in native._DIFFERENTIABLE]
+    wanted = [arguments[i] is not None for i in native.DIFFERENTIABLE]
     opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
 
 

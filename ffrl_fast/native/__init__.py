@@ -1,0 +1,36 @@
+"""The native operators as torch operators: registration, autograd, vmap.
+
+``ffrl_fast::field`` (field.py) evaluates the field of the potentials, and with ``substeps`` ≥ 1 moves the rows along it
+from moment to moment; ``ffrl_fast::hj_loss`` (loss.py) is a loss and its gradients in one sweep;
+``ffrl_fast::curvature`` (second_order.py) has the second derivatives. Each is registered with ``torch.library``, with a
+fake implementation (for ``torch.compile``) and a vmap rule. Their autograd is a ``torch.autograd.Function`` around
+each, at a third of the cost of ``torch.library.register_autograd``. Where nobody listens to the dispatcher (dispatch.py)
+a call does without it, and without what ``Function.apply`` does for function transforms: at B = 1 these two are half of
+a call's time.
+
+The backward of the backward is not native. It raises an error that says so; a silent zero or a detached gradient would
+be worse than none.
+"""
+
+from ffrl_fast.native.field import Evaluated, evaluate
+from ffrl_fast.native.loss import hj_loss, hj_value_and_grad
+from ffrl_fast.native.problem import DIFFERENTIABLE, Inputs, kept_sizes, native_problem, record_phases, release_memory
+from ffrl_fast.native.second_order import HESSIAN, LANES_WIDTH, LAPLACIAN, LOG_DET, curvature
+
+__all__ = [
+    "DIFFERENTIABLE",
+    "HESSIAN",
+    "LANES_WIDTH",
+    "LAPLACIAN",
+    "LOG_DET",
+    "Evaluated",
+    "Inputs",
+    "curvature",
+    "evaluate",
+    "hj_loss",
+    "hj_value_and_grad",
+    "kept_sizes",
+    "native_problem",
+    "record_phases",
+    "release_memory",
+]
