@@ -80,7 +80,7 @@ class CpuBackend:
 
     def path(self, call: Call, motion: Motion) -> Path:
         # With a gradient the determinants come from a call each: theirs is the reference's.
-        apart = call.with_log_det and (torch.is_grad_enabled() or call.z.shape[1] > native.LANES_WIDTH)
+        apart = call.with_log_det and torch.is_grad_enabled()
         inputs = _inputs(call, motion)
         out = native.evaluate(inputs._replace(log_det=False) if apart else inputs)
         log_det = path_log_det(self, call, motion, out.motion) if apart else out.log_det if call.with_log_det else None

@@ -120,8 +120,7 @@ class ReferenceBackend:
 
     def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
         identity = torch.eye(call.z.shape[1], dtype=call.z.dtype, device=call.z.device)
-        sign, value = torch.linalg.slogdet(identity + step * self.hessian(call))
-        return value, sign
+        return reference.log_abs_det(identity + step * self.hessian(call))
 
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
         return hj_value_and_grad_by_autograd(self, call, weight)

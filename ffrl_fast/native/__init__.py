@@ -15,12 +15,11 @@ be worse than none.
 from ffrl_fast.native.field import Evaluated, evaluate
 from ffrl_fast.native.loss import hj_loss, hj_value_and_grad
 from ffrl_fast.native.problem import DIFFERENTIABLE, Inputs, kept_sizes, native_problem, record_phases, release_memory
-from ffrl_fast.native.second_order import HESSIAN, LANES_WIDTH, LAPLACIAN, LOG_DET, curvature
+from ffrl_fast.native.second_order import HESSIAN, LAPLACIAN, LOG_DET, curvature
 
 __all__ = [
     "DIFFERENTIABLE",
     "HESSIAN",
-    "LANES_WIDTH",
     "LAPLACIAN",
     "LOG_DET",
     "Evaluated",

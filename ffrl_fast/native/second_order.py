@@ -37,9 +37,6 @@ from ffrl_fast.native.vmap import fold
 #: What ``ffrl_fast::curvature`` computes.
 HESSIAN, LAPLACIAN, LOG_DET = range(3)
 
-#: Wider matrices are factorised one at a time by LAPACK: in lanes they would leave the cache.
-LANES_WIDTH = 160
-
 #: Bytes of the Hessians that are in memory at once where the caller did not ask for them.
 _HESSIAN_BYTES = 64 * 2**20
 
@@ -52,16 +49,7 @@ def _curvature_shapes(inputs: Inputs, what: int) -> tuple[tuple[int, ...], tuple
 def _curvature_cpu(*args: Any) -> Tensors:
     inputs, (what, scale) = Inputs(*args[:NUM_INPUTS]), args[NUM_INPUTS:]
     value, sign = (empty(*shape, like=inputs.z) for shape in _curvature_shapes(inputs, what))
-    rows, dim = inputs.z.shape
-    if rows == 0:
-        return value, sign
-    if what == LOG_DET and dim > LANES_WIDTH:
-        size = max(1, _HESSIAN_BYTES // (dim * dim * value.itemsize))
-        identity = torch.eye(dim, dtype=value.dtype)
-        for start in range(0, rows, size):
-            at = slice(start, start + size)
-            of_rows, _ = _curvature_cpu(*_rows(inputs, at), HESSIAN, 0.0)
-            sign[at], value[at] = torch.linalg.slogdet(of_rows.mul_(scale).add_(identity))
+    if inputs.z.shape[0] == 0:
         return value, sign
     call, potential, _, _alive = native_problem(inputs._replace(step=scale))
     to = [0, 0, 0, address(sign)]
@@ -139,7 +127,7 @@ def _curvature_gradients(*args: Any) -> list[Tensor]:
                 direction = bar[at, None, None] * identity
             else:
                 # d log|det M| = ⟨M⁻¹, dM⟩; of a singular M the gradient is not finite, and no error.
-                inverse = torch.linalg.inv_ex(identity + scale * found.detach()).inverse
+                inverse = reference.inverse(identity + scale * found.detach())
                 direction = scale * bar[at, None, None] * inverse
             parts = torch.autograd.grad(
                 (found * direction).sum(), [tensors[place] for place in places], allow_unused=True
