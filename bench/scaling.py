@@ -9,8 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +94,7 @@ def main() -> None:
     use_threads(2)
 
     from bench.fma_peak import measure as measure_peak
+    from bench.report import write_table
     from bench.timing import interleave
     from ffrl_fast import _core
 
@@ -109,14 +108,8 @@ def main() -> None:
         for name, timing in interleave(calls, seconds=a.seconds).items():
             results.append({"table": table, "call": name, "median_s": timing.median, "min_s": timing.minimum})
     facts = metadata(2, command="python -m bench.scaling", dtype="float32", peak_gflops=peak.flops / 1e9)
-    a.out.mkdir(parents=True, exist_ok=True)
-    with (a.out / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(results[0]))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in r.items()} for r in results)
-    (a.out / "metadata.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     text = markdown(results, facts)
-    (a.out / "results.md").write_text(text)
+    write_table(results, facts, text, a.out)
     print(text)
 
 
@@ -139,21 +132,20 @@ def markdown(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             b = int(r["call"])
             ns, best = 1e9 * r["median_s"] / b, 1e9 * r["min_s"] / b
             lines.append(f"| {b:,} | {ns:.1f} | {best:.1f} | {r['median_s'] / b / first:.2f} × |")
-    if pairs("threads"):
-        lines += ["", "**Two threads against one, with all gradients**", ""]
-        lines += ["| | 1 thread, ms | 2 threads, ms | speed-up |", "|---|---|---|---|"]
-        for one, two in pairs("threads"):
-            ratio, best = one["median_s"] / two["median_s"], one["min_s"] / two["min_s"]
+    titles = {
+        "threads": ("Two threads against one, with all gradients", "1 thread, ms | 2 threads, ms | speed-up"),
+        "gates": (
+            "Gates (B, 5) against five calls of one potential, `potential_field` with all gradients",
+            "gates, ms | five calls, ms | gates over calls",
+        ),
+    }
+    for table, (title, heads) in titles.items():
+        if pairs(table):
+            lines += ["", f"**{title}**", "", f"| | {heads} |", "|---|---|---|---|"]
+        for one, other in pairs(table):
+            ratio, best = one["median_s"] / other["median_s"], one["min_s"] / other["min_s"]
             name = one["call"].rsplit(",", 1)[0]
-            times = f"{1e3 * one['median_s']:.3g} | {1e3 * two['median_s']:.3g}"
-            lines.append(f"| {name} | {times} | {ratio:.2f} × ({best:.2f} ×) |")
-    if pairs("gates"):
-        lines += ["", "**Gates (B, 5) against five calls of one potential, `potential_field` with all gradients**", ""]
-        lines += ["| | gates, ms | five calls, ms | gates over calls |", "|---|---|---|---|"]
-        for gates, calls in pairs("gates"):
-            ratio, best = gates["median_s"] / calls["median_s"], gates["min_s"] / calls["min_s"]
-            name = gates["call"].rsplit(",", 1)[0]
-            times = f"{1e3 * gates['median_s']:.3g} | {1e3 * calls['median_s']:.3g}"
+            times = f"{1e3 * one['median_s']:.3g} | {1e3 * other['median_s']:.3g}"
             lines.append(f"| {name} | {times} | {ratio:.2f} × ({best:.2f} ×) |")
     return "\n".join([*lines, ""])
 

@@ -6,9 +6,7 @@ One thread, float32, D = H. In each group the results of all rows are compared w
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,7 +151,7 @@ def main() -> None:
     use_threads(1)
 
     from bench.fma_peak import measure as measure_peak
-    from bench.report import machine
+    from bench.report import machine, write_table
     from bench.timing import interleave
     from ffrl_fast import _core
 
@@ -172,13 +170,7 @@ def main() -> None:
         for name, t in timings.items():
             rows.append({"group": group, "call": name, "median_s": t.median, "min_s": t.minimum})
             lines.append(f"| {name} | {1e3 * t.median:.2f} | {1e3 * t.minimum:.2f} | {t.median / first.median:.2f} × |")
-    a.out.mkdir(parents=True, exist_ok=True)
-    with (a.out / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows)
-    (a.out / "metadata.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    (a.out / "results.md").write_text("\n".join([*lines, ""]))
+    write_table(rows, facts, "\n".join([*lines, ""]), a.out)
     print("\n".join(lines))
 
 

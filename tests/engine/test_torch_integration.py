@@ -300,6 +300,16 @@ class TestVmap:
         with pytest.raises(NotImplementedError, match="num_potentials networks"):
             vmap(loss)(torch.stack([bank.theta.detach()] * 2))
 
+    def test_times_of_a_path_are_not_mapped_by_the_native_backend(self, bank: PotentialBank) -> None:
+        def end(times: Tensor, backend: str) -> Tensor:
+            return integrate(torch.zeros(2, 4).double(), times, bank, index=1, backend=backend).z[-1]
+
+        times = torch.rand(3, 2, dtype=torch.float64)
+        with pytest.raises(NotImplementedError, match="times of a path"):
+            vmap(lambda t: end(t, "cpu"))(times)
+        mapped = vmap(lambda t: end(t, "reference"))(times)
+        torch.testing.assert_close(mapped, torch.stack([end(t, "cpu") for t in times]))
+
 
 class _Field(torch.nn.Module):
     def __init__(self, bank: PotentialBank, backend: str) -> None:

@@ -17,7 +17,7 @@ README = Path(__file__).parents[2] / "README.md"
 _EXAMPLE = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<printed>.*?)```", re.DOTALL)
 _TABLE = re.compile(r"(?<=\(plain PyTorch\) \|\n\|---\|---\|---\|\n).*?(?=\n\n)", re.DOTALL)
 _SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- end of speed -->)", re.DOTALL)
-_RESULTS = README.parent / "docs" / "benchmarks" / "cpu-1-thread"
+_RESULTS = README.parent / "docs" / "benchmarks" / "cpu-loss"
 
 
 def example_output(text: str) -> str:
