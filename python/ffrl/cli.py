@@ -1,6 +1,7 @@
 """The command line: ffrl train, ffrl evaluate, ffrl traverse."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from ffrl.presets import PRESETS, find_preset
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
+from ffrl.training.processes import connect
 from ffrl.traversal import draw_traversals
 
 USER_ERROR_EXIT_CODE = 2
@@ -53,6 +55,14 @@ def train(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; repeatable.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda. Several: start ffrl with torchrun.")] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="32-true or bf16-mixed, of the autoencoder's products. Default: 32-true.")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="How many batches make one step. Default: 1.", show_default=False)
+    ] = None,
+    checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds from one checkpoint to the next.")] = 60.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -61,26 +71,47 @@ def train(
     if resume:
         choices = {
             "--preset": preset, "--data": data, "--root": root, "--iterations": iterations,
-            "--minutes": minutes, "--seed": seed, "--set": set_,
+            "--minutes": minutes, "--seed": seed, "--set": set_, "--precision": precision, "--accumulate": accumulate,
         }  # fmt: skip
         given = [name for name, value in choices.items() if value is not None and value != []]
         if given:
             raise UserError(f"--resume: expected no {', '.join(given)}: a resumed run keeps its settings")
         config = RunConfig.load(out)
         digits = config.load_data()
+        fabric = connect(device, config.precision)
+        if fabric.world_size != config.processes:
+            raise UserError(
+                f"--resume: expected {config.processes} processes, as the run has, found {fabric.world_size}"
+            )
     else:
+        fabric = connect(device, precision or "32-true")
+        # Everyone looks before anyone writes.
+        fabric.barrier()
         if (out / CONFIG_NAME).exists() or has_checkpoint(out):
             raise UserError(f"--out {out}: expected a new folder, found a run; use --resume or another folder")
         config, digits = _new_run(preset, data, root, iterations, minutes, seed, set_ or [])
-        config.save(out)
-    trainer = Trainer(config.preset, config.budget, digits.train, out, config.seed)
+        config = replace(
+            config, accumulate=accumulate or 1, processes=fabric.world_size, precision=precision or "32-true"
+        )
+        fabric.barrier()
+        if fabric.is_global_zero:
+            config.save(out)
+    trainer = Trainer(
+        config.preset, config.budget, digits.train, out, config.seed, fabric, config.accumulate, checkpoint_every
+    )
     start = f", from iteration {trainer.iteration}" if trainer.iteration else ""
-    typer.echo(f"{out}: {len(digits.train)} digits, {config.budget.describe()}, seed {config.seed}{start}")
+    several = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
+
+    def say(text: str) -> None:
+        if fabric.is_global_zero:
+            typer.echo(text)
+
+    say(f"{out}: {len(digits.train)} digits, {config.budget.describe()}, seed {config.seed}{several}{start}")
     trainer.train(Console(), tensorboard=tensorboard)
     if not trainer.finished:
-        typer.echo(f"interrupted at iteration {trainer.iteration}; go on with: ffrl train --resume --out {out}")
+        say(f"interrupted at iteration {trainer.iteration}; go on with: ffrl train --resume --out {out}")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
-    typer.echo(f"trained {trainer.iteration} iterations in {trainer.seconds / 60:.1f} minutes")
+    say(f"trained {trainer.iteration} iterations in {trainer.seconds / 60:.1f} minutes")
 
 
 @app.command()

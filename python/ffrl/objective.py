@@ -1,6 +1,6 @@
 """The training objective: the negative evidence lower bound and the Hamilton–Jacobi penalty, for known k."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,12 +9,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ffrl.data.sequences import SequenceBatch
 from ffrl.density import diffusion_prior_log_density, gaussian_log_density, path_log_density
 from ffrl.models import FlowModel
+from ffrl.models.autoencoder import Posterior
+from ffrl.noise import Noise
 from ffrl.presets import Preset
 from ffrl_fast import hj_residual, potential_field
 
 
-@dataclass(frozen=True)
-class Objective:
+class Objective(NamedTuple):
     """`loss` = reconstruction + β·kl + flow_beta·flow_kl + hj_weight·hj + initial_weight·initial; scalars, batch means.
 
     reconstruction: Bernoulli cross-entropy in nats, summed over pixels and (in expectation) over the T + 1 frames.
@@ -31,9 +32,7 @@ class Objective:
     initial: Tensor
 
 
-def supervised_objective(
-    model: FlowModel, batch: SequenceBatch, preset: Preset, generator: torch.Generator
-) -> Objective:
+def supervised_objective(model: FlowModel, batch: SequenceBatch, preset: Preset, noise: Noise) -> Objective:
     """The loss of one batch whose transformations k = batch.index are known.
 
     loss = Σ_t E[−log p(x_t|z_t)] + β·KL(q(z_0|x_0) ‖ p(z_0)) + flow_beta·Σ_t E[log q(z_t) − log p(z_t|k)]
@@ -44,12 +43,15 @@ def supervised_objective(
     −log p(x_0…x_T|k). Without the flow KL (density "none") they bound neither; with "row_sum" they are the paper code's
     surrogate.
     """
-    posterior = model.autoencoder.encode(batch.frames[:, 0])
-    noise = torch.randn(posterior.mean.shape, generator=generator)
-    z, residual, log_det = model.flow_with_residual(posterior.sample(noise), batch.index, generator=generator)
+    # Under autocast the autoencoder's products are in lower precision; codes, flow and losses are in float32.
+    posterior = Posterior(*(x.float() for x in model.autoencoder.encode(batch.frames[:, 0])))
+    device = posterior.mean.device
+    with torch.autocast(device.type, enabled=False):
+        z0 = posterior.sample(noise.posterior)
+        z, residual, log_det = model.flow_with_residual(z0, batch.index, generator=noise.directions(device))
 
-    rows = torch.arange(len(batch.index))[:, None]
-    logits = model.autoencoder.decode_logits(z[batch.times, rows])
+    rows = torch.arange(len(batch.index), device=device)[:, None]
+    logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
     entropy = binary_cross_entropy_with_logits(logits, batch.frames, reduction="none").sum(dim=(2, 3, 4))
     reconstruction = (entropy @ batch.weights).mean()
     kl = posterior.kl_to_standard_normal().mean()
@@ -60,13 +62,13 @@ def supervised_objective(
         log_p = diffusion_prior_log_density(z[1:], model.log_diffusion.exp()[batch.index])
         flow_kl = (path_log_density(log_q0, log_det) - log_p).sum(dim=0).mean()
 
-    hj = residual.square().mean()
-    if preset.midpoint_collocation:
-        hj = 0.5 * (hj + _midpoint_residual(model, z, batch.index, generator).square().mean())
-    initial = kl.new_zeros(())
-    if preset.initial_weight > 0:
-        gradient = potential_field(z[0], 0.0, model.potentials, index=batch.index).grad
-        initial = gradient.square().sum(dim=1).mean()
+    hj, initial = residual.square().mean(), kl.new_zeros(())
+    with torch.autocast(device.type, enabled=False):
+        if noise.midpoints is not None:
+            hj = 0.5 * (hj + _midpoint_residual(model, z, batch.index, noise.midpoints).square().mean())
+        if preset.initial_weight > 0:
+            gradient = potential_field(z[0], 0.0, model.potentials, index=batch.index).grad
+            initial = gradient.square().sum(dim=1).mean()
 
     loss = reconstruction + preset.beta * kl + preset.hj_weight * hj + preset.initial_weight * initial
     if log_det is not None:
@@ -74,10 +76,9 @@ def supervised_objective(
     return Objective(loss, reconstruction, kl, flow_kl, hj, initial)
 
 
-def _midpoint_residual(model: FlowModel, z: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-    """The residual (T·B,) at time t + α, α ~ U(0, 1), on the way from z_{t−1}, where the flow asks u at t, to z_t."""
-    steps, rows = len(z) - 1, len(index)
-    alpha = torch.rand(steps, rows, generator=generator)
+def _midpoint_residual(model: FlowModel, z: Tensor, index: Tensor, alpha: Tensor) -> Tensor:
+    """The residual (T·B,) at time t + α on the way from z_{t−1}, where the flow asks u at t, to z_t; alpha (T, B)."""
+    steps = len(z) - 1
     points = torch.lerp(z[:-1], z[1:], alpha[:, :, None]).flatten(0, 1)
-    times = (torch.arange(1, steps + 1)[:, None] + alpha).flatten()
+    times = (torch.arange(1, steps + 1, device=z.device)[:, None] + alpha).flatten()
     return hj_residual(points, times, model.potentials, force=model.forces, index=index.repeat(steps)).residual

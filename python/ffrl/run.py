@@ -21,6 +21,8 @@ CONFIG_NAME = "config.json"
 class RunConfig:
     """What a run trains on and how. data: "digits" or "mnist". root: folder of the IDX files for "mnist".
 
+    accumulate, processes: how many batches of the preset's size make a step's batch, one after another and side by
+    side. precision: of the autoencoder's products.
     data_checksum: SHA-256 of the digits (`Digits.checksum`). versions: of Python and the packages that computed it.
     """
 
@@ -31,6 +33,9 @@ class RunConfig:
     root: str | None
     data_checksum: str
     versions: dict[str, str]
+    accumulate: int = 1
+    processes: int = 1
+    precision: str = "32-true"
 
     def save(self, run: Path) -> None:
         """Write config.json into the folder `run`."""

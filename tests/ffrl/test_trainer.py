@@ -4,7 +4,11 @@ import csv
 import io
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,14 +16,16 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from ffrl.cli import main
 from ffrl.data import Digits
 from ffrl.errors import UserError
 from ffrl.files import write_atomically
 from ffrl.presets import Preset
 from ffrl.training import Budget, Trainer
 from ffrl.training.average import MovingAverage
-from ffrl.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ffrl.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from ffrl.training.log import TrainingLog
+from ffrl.training.processes import connect
 
 
 def quiet() -> Console:
@@ -195,3 +201,68 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_atomically(path, fail_half_way)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("density", ["none", "exact"])
+def test_accumulated_batches_are_one_batch(small_preset: Preset, digits: Digits, tmp_path: Path, density: str) -> None:
+    """Three batches of 6 rows make the step that one of 18 makes, up to roundings."""
+    small = small_preset.override([f"density={density}", "midpoint_collocation=true"])
+    large = small.override(["batch_size=18"])
+    budget, grey = Budget(iterations=6), digits.train[:40]
+    parts = Trainer(small, budget, grey, tmp_path / "parts", 3, accumulate=3)
+    whole = Trainer(large, budget, grey, tmp_path / "whole", 3)
+    for _ in range(6):
+        found, expected = parts.step(), whole.step()
+        for name, value in expected._asdict().items():
+            assert getattr(found, name).item() == pytest.approx(value.item(), rel=2e-4, abs=1e-6), name
+
+
+def test_bfloat16_products_leave_the_flow_in_float32(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
+    low = Trainer(small_preset, Budget(iterations=5), digits.train, tmp_path / "low", 3, connect("cpu", "bf16-mixed"))
+    full = Trainer(small_preset, Budget(iterations=5), digits.train, tmp_path / "full", 3)
+    for _ in range(5):
+        found, expected = low.step(), full.step()
+        assert found.loss.dtype == torch.float32
+        assert found.loss.item() == pytest.approx(expected.loss.item(), rel=0.02)
+        assert found.loss.item() != expected.loss.item()
+
+
+def test_two_processes_have_the_losses_of_one_with_the_double_batch(tmp_path: Path) -> None:
+    """gloo, on the CPU; and the run resumes with as many processes as it had, no other number."""
+    tiny = ["--set", "hidden=16,8", "--set", "latent_dim=4", "--set", "potential_width=5", "--threads", "1"]
+    ffrl = ["-m", "ffrl", "train", *tiny, "--iterations", "100", "--seed", "5"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = [sys.executable, "-P", *ffrl, "--out", str(one), "--set", "batch_size=12"]
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command in (alone, [*torchrun, *ffrl, "--out", str(two), "--set", "batch_size=6"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 100 iterations") == 1
+    logs = [list(csv.DictReader((run / "log.csv").read_text().splitlines())) for run in (one, two)]
+    assert [row["iteration"] for row in logs[0]] == ["50", "100"] == [row["iteration"] for row in logs[1]]
+    for expected, found in zip(*logs, strict=True):
+        assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-4)
+        assert float(found["hj"]) == pytest.approx(float(expected["hj"]), rel=1e-2)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--resume", "--out", str(two)])
+    assert end.value.code == 2
+
+
+def test_killed_at_a_random_moment_and_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    tiny = ["--set", "hidden=16,8", "--set", "latent_dim=4", "--set", "potential_width=5", "--threads", "1"]
+    start = [sys.executable, "-P", "-m", "ffrl", "train", *tiny, "--iterations", "250"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*start, "--out", str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([*start, "--out", str(killed), "--checkpoint-every", "0.05"], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not has_checkpoint(killed):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.random())
+    process.kill()
+    process.wait()
+    stopped_at = load_checkpoint(killed).iteration
+    assert 0 < stopped_at <= 250
+    resume = [sys.executable, "-P", "-m", "ffrl", "train", "--resume", "--out", str(killed), "--threads", "1"]
+    subprocess.run(resume, check=True, capture_output=True)
+    assert_same_tensors(killed, whole)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ffrl.data.transformations import NUM_STEPS, TRANSFORMATIONS, render
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric sets the fields of what it passes to a module
 class SequenceBatch:
     """The frames of B sequences that a training step looks at, M = 1 + random frames of each.
 
@@ -21,6 +21,26 @@ class SequenceBatch:
     times: Tensor
     frames: Tensor
     weights: Tensor
+
+    def to(self, device: torch.device) -> "SequenceBatch":
+        """The same on `device`."""
+        parts = (self.index, self.times, self.frames, self.weights)
+        return SequenceBatch(*(x.to(device, non_blocking=True) for x in parts))
+
+
+@dataclass(frozen=True)
+class SequencePlan:
+    """A batch that is not rendered yet: digits, index (B,), times (B, M), states (B, M, factors), all int64."""
+
+    digits: Tensor
+    index: Tensor
+    times: Tensor
+    states: Tensor
+
+    def share(self, number: int, shares: int) -> "SequencePlan":
+        """Every `shares`-th row from row `number` on: of equal rows of each transformation, equal rows again."""
+        rows = slice(number, None, shares)
+        return SequencePlan(self.digits[rows], self.index[rows], self.times[rows], self.states[rows])
 
 
 class SequenceSampler:
@@ -52,6 +72,10 @@ class SequenceSampler:
 
     def draw(self) -> SequenceBatch:
         """The next batch."""
+        return self.render(self.plan())
+
+    def plan(self) -> SequencePlan:
+        """The next batch, to be rendered whole or in shares."""
         rows, factors = self.batch_size, len(TRANSFORMATIONS)
         digits = self._next_digits()
         order = torch.rand(rows, NUM_STEPS, generator=self.generator).argsort(dim=1)
@@ -61,10 +85,14 @@ class SequenceSampler:
         start[torch.arange(rows), self._index] = 0
         states = start[:, None, :].repeat(1, times.shape[1], 1)
         states[torch.arange(rows), :, self._index] = times
-        grey = self.grey[digits].repeat_interleave(times.shape[1], dim=0)
-        frames = render(grey, states.flatten(0, 1))
-        frames = frames.reshape(*times.shape, *frames.shape[1:])
-        return SequenceBatch(self._index, times, frames, self._weights)
+        return SequencePlan(digits, self._index, times, states)
+
+    def render(self, plan: SequencePlan) -> SequenceBatch:
+        """The frames of a plan or of a share of one."""
+        grey = self.grey[plan.digits].repeat_interleave(plan.times.shape[1], dim=0)
+        frames = render(grey, plan.states.flatten(0, 1))
+        frames = frames.reshape(*plan.times.shape, *frames.shape[1:])
+        return SequenceBatch(plan.index, plan.times, frames, self._weights)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The digits still to come in this epoch and the generator's state."""

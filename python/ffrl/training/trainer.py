@@ -1,16 +1,18 @@
 """The training loop."""
 
+import contextlib
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
-from ffrl.data import SequenceSampler
+from ffrl.data import SequenceBatch, SequenceSampler
 from ffrl.errors import UserError
 from ffrl.models import FlowModel
+from ffrl.noise import Noise
 from ffrl.objective import Objective, supervised_objective
 from ffrl.presets import Preset
 from ffrl.training.average import MovingAverage
@@ -18,10 +20,23 @@ from ffrl.training.budget import Budget, learning_rate
 from ffrl.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from ffrl.training.interruption import Interruption
 from ffrl.training.log import TrainingLog
+from ffrl.training.processes import connect
 from ffrl.training.progress import TrainingProgress
 
 LOG_EVERY_ITERATIONS = 50
 CHECKPOINT_EVERY_SECONDS = 60.0
+
+
+class _Step(nn.Module):
+    """The objective as a module's forward, which is what Fabric runs on several devices and in mixed precision."""
+
+    def __init__(self, model: FlowModel, preset: Preset) -> None:
+        super().__init__()
+        self.model = model
+        self.preset = preset
+
+    def forward(self, batch: SequenceBatch, noise: Noise) -> Objective:
+        return supervised_objective(self.model, batch, self.preset, noise)
 
 
 class Trainer:
@@ -30,20 +45,40 @@ class Trainer:
     grey: uint8 (N, 28, 28), the digits to train on. run: the folder for log.csv and checkpoints; a checkpoint in it is
     continued exactly: under a budget of iterations an interrupted and resumed run ends with the same bits as one that
     was not interrupted. seed decides the initial weights, the batches and the noise.
+
+    fabric: where it computes, from `connect`; default: this process alone, on the CPU. accumulate: the gradients of so
+    many batches make one step. The step's batch has batch_size · accumulate · processes rows, drawn by every process
+    alike, and each process renders and computes its share: the losses do not depend on who computes which rows.
     """
 
-    def __init__(self, preset: Preset, budget: Budget, grey: Tensor, run: Path, seed: int) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        budget: Budget,
+        grey: Tensor,
+        run: Path,
+        seed: int,
+        fabric: Fabric | None = None,
+        accumulate: int = 1,
+        checkpoint_every: float = CHECKPOINT_EVERY_SECONDS,
+    ) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate: expected at least 1, found {accumulate}")
         self.preset = preset
         self.budget = budget
         self.run = run
+        self.fabric = connect() if fabric is None else fabric
+        self.accumulate = accumulate
+        self.checkpoint_every = checkpoint_every
         # Forked, so that the caller's random numbers are left as they were.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = FlowModel(preset)
         self.generator = torch.Generator().manual_seed(seed)
         self.sampler = SequenceSampler(
-            grey, preset.batch_size, preset.random_frames, preset.random_start, self.generator
+            grey, preset.batch_size * self._shares, preset.random_frames, preset.random_start, self.generator
         )
+        self.model.to(self.fabric.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
             lr=preset.learning_rate,
@@ -55,6 +90,12 @@ class Trainer:
         self.seconds = 0.0
         if has_checkpoint(run):
             self._restore(load_checkpoint(run))
+        self._objective, self._fabric_optimizer = self.fabric.setup(_Step(self.model, preset), self.optimizer)
+
+    @property
+    def _shares(self) -> int:
+        """Into how many parts a step's batch is divided."""
+        return self.accumulate * self.fabric.world_size
 
     @property
     def finished(self) -> bool:
@@ -67,40 +108,81 @@ class Trainer:
         UserError: the loss is no longer finite; the last checkpoint is left as it is, to resume from.
         """
         last_save = time.monotonic()
-        with (
-            TrainingLog(self.run, self.iteration, tensorboard) as log,
-            TrainingProgress(console) as progress,
-            Interruption() as interruption,
-        ):
-            while not (self.finished or interruption.requested or self.iteration == stop_at):
+        with contextlib.ExitStack() as stack:
+            log = progress = None
+            if self.fabric.is_global_zero:
+                log = stack.enter_context(TrainingLog(self.run, self.iteration, tensorboard))
+                progress = stack.enter_context(TrainingProgress(console))
+            interruption = stack.enter_context(Interruption())
+            stop = False
+            while not (self.finished or stop or self.iteration == stop_at):
                 began = time.perf_counter()
                 objective = self.step()
                 self.seconds += time.perf_counter() - began
-                if self.iteration % LOG_EVERY_ITERATIONS == 0 or self.finished:
+                save = time.monotonic() - last_save > self.checkpoint_every
+                # All processes stop and save after the same iteration, with the same clock.
+                self.seconds, stop, save = self._agree(interruption.requested, save)
+                due = self.iteration % LOG_EVERY_ITERATIONS == 0 or self.finished
+                if due and log is not None and progress is not None:
                     self._report(objective, log, progress)
-                if time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS:
+                if save:
                     self.save()
                     last_save = time.monotonic()
         self.save()
 
+    def _agree(self, stop: bool, save: bool) -> tuple[float, bool, bool]:
+        """The mean of the processes' seconds, and whether any of them wants to stop or to save."""
+        if self.fabric.world_size == 1:
+            return self.seconds, stop, save
+        mine = torch.tensor([self.seconds, float(stop), float(save)], dtype=torch.float64, device=self.fabric.device)
+        seconds, stops, saves = self._mean(mine).tolist()
+        return seconds, stops > 0, saves > 0
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """Over the processes."""
+        mean = self.fabric.all_reduce(x, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
     def step(self) -> Objective:
-        """One iteration: a batch, the objective, its gradients, Adam, the moving average. UserError: see `train`."""
+        """One iteration: a batch, the objective, its gradients, Adam, the moving average. UserError: see `train`.
+
+        Returns the mean over the whole batch.
+        """
         fraction = self.budget.fraction(self.iteration, self.seconds)
         rate = learning_rate(self.preset.learning_rate, fraction, self.iteration, self.preset.warmup_iterations)
         self.optimizer.param_groups[0]["lr"] = rate
-        objective = supervised_objective(self.model, self.sampler.draw(), self.preset, self.generator)
-        if not torch.isfinite(objective.loss):
-            found = f"found {objective.loss.item()}; a lower learning_rate may help"
-            raise UserError(f"iteration {self.iteration + 1}: expected a finite loss, {found}")
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(objective.loss)
-        self.optimizer.step()
+        self._fabric_optimizer.zero_grad(set_to_none=True)
+        plan = self.sampler.plan()
+        noise = Noise.draw(self.preset, len(plan.index), self.generator)
+        found = []
+        for part in range(self.accumulate):
+            number = self.fabric.global_rank * self.accumulate + part
+            batch = self.sampler.render(plan.share(number, self._shares)).to(self.fabric.device)
+            own = noise.share(number, self._shares).to(self.fabric.device)
+            with self.fabric.no_backward_sync(self._objective, enabled=part + 1 < self.accumulate):
+                objective = self._objective(batch, own)
+                self.fabric.backward(objective.loss / self.accumulate)
+            found.append(torch.stack(objective).detach())
+        values = found[0] if len(found) == 1 else torch.stack(found).mean(0)
+        mean = Objective(*(values if self.fabric.world_size == 1 else self._mean(values)))
+        if not torch.isfinite(mean.loss):
+            raise UserError(
+                f"iteration {self.iteration + 1}: expected a finite loss, found {mean.loss.item()}; "
+                "a lower learning_rate may help"
+            )
+        self._fabric_optimizer.step()
         self.iteration += 1
         self.average.update(self.model, self.iteration)
-        return objective
+        return mean
 
     def save(self) -> None:
-        """Write the whole state as the run's checkpoint."""
+        """Write the whole state as the run's checkpoint; the first of several processes does."""
+        if self.fabric.is_global_zero:
+            self._save()
+        self.fabric.barrier()
+
+    def _save(self) -> None:
         parts: dict[str, dict[str, Tensor]] = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -126,7 +208,7 @@ class Trainer:
         return {f"{number}/{key}": value for number, values in state.items() for key, value in values.items()}
 
     def _report(self, objective: Objective, log: TrainingLog, progress: TrainingProgress) -> None:
-        values = {field.name: getattr(objective, field.name).item() for field in fields(objective)}
+        values = {name: value.item() for name, value in objective._asdict().items()}
         rate = self.optimizer.param_groups[0]["lr"]
         log.write({"iteration": self.iteration, "seconds": self.seconds, "learning_rate": rate, **values})
         progress.update(

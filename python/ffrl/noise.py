@@ -1,0 +1,48 @@
+"""The random numbers of one step's objective, drawn for the whole batch whoever computes which rows of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ffrl.data import NUM_STEPS
+from ffrl.presets import Preset
+
+
+@dataclass  # not frozen: Fabric sets the fields of what it passes to a module
+class Noise:
+    """posterior: standard normal (B, D). midpoints: uniform (T, B), where the preset asks for the residual between the
+    steps. directions_seed: of the random directions of density "hutchinson".
+    """
+
+    posterior: Tensor
+    midpoints: Tensor | None = None
+    directions_seed: int | None = None
+
+    @classmethod
+    def draw(cls, preset: Preset, rows: int, generator: torch.Generator) -> "Noise":
+        """For a batch of `rows` rows."""
+        posterior = torch.randn(rows, preset.latent_dim, generator=generator)
+        midpoints = torch.rand(NUM_STEPS, rows, generator=generator) if preset.midpoint_collocation else None
+        seed = None
+        if preset.density == "hutchinson":
+            seed = int(torch.randint(2**62, (), generator=generator))
+        return cls(posterior, midpoints, seed)
+
+    def share(self, number: int, shares: int) -> "Noise":
+        """The numbers of every `shares`-th row from row `number` on; directions of its own."""
+        rows = slice(number, None, shares)
+        midpoints = None if self.midpoints is None else self.midpoints[:, rows]
+        seed = None if self.directions_seed is None else self.directions_seed + number
+        return Noise(self.posterior[rows], midpoints, seed)
+
+    def to(self, device: torch.device) -> "Noise":
+        """The same on `device`."""
+        midpoints = None if self.midpoints is None else self.midpoints.to(device)
+        return Noise(self.posterior.to(device), midpoints, self.directions_seed)
+
+    def directions(self, device: torch.device) -> torch.Generator | None:
+        """The generator of the random directions."""
+        if self.directions_seed is None:
+            return None
+        return torch.Generator(device).manual_seed(self.directions_seed)
