@@ -5,19 +5,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ffrl.data import NUM_STEPS
+from ffrl.data import NUM_STEPS, TRANSFORMATIONS
 from ffrl.presets import Preset
 
 
 @dataclass  # not frozen: Fabric sets the fields of what it passes to a module
 class Noise:
     """posterior: standard normal (B, D). midpoints: uniform (T, B), where the preset asks for the residual between the
-    steps. directions_seed: of the random directions of density "hutchinson".
+    steps. directions_seed: of the random directions of density "hutchinson". gumbel: standard Gumbel (B, K), of weak
+    supervision.
     """
 
     posterior: Tensor
     midpoints: Tensor | None = None
     directions_seed: int | None = None
+    gumbel: Tensor | None = None
 
     @classmethod
     def draw(cls, preset: Preset, rows: int, generator: torch.Generator) -> "Noise":
@@ -27,19 +29,24 @@ class Noise:
         seed = None
         if preset.density == "hutchinson":
             seed = int(torch.randint(2**62, (), generator=generator))
-        return cls(posterior, midpoints, seed)
+        gumbel = None
+        if preset.supervision == "weak":
+            gumbel = -torch.empty(rows, len(TRANSFORMATIONS)).exponential_(generator=generator).log()
+        return cls(posterior, midpoints, seed, gumbel)
 
     def share(self, number: int, shares: int) -> "Noise":
         """The numbers of every `shares`-th row from row `number` on; directions of its own."""
         rows = slice(number, None, shares)
         midpoints = None if self.midpoints is None else self.midpoints[:, rows]
         seed = None if self.directions_seed is None else self.directions_seed + number
-        return Noise(self.posterior[rows], midpoints, seed)
+        gumbel = None if self.gumbel is None else self.gumbel[rows]
+        return Noise(self.posterior[rows], midpoints, seed, gumbel)
 
     def to(self, device: torch.device) -> "Noise":
         """The same on `device`."""
         midpoints = None if self.midpoints is None else self.midpoints.to(device)
-        return Noise(self.posterior.to(device), midpoints, self.directions_seed)
+        gumbel = None if self.gumbel is None else self.gumbel.to(device)
+        return Noise(self.posterior.to(device), midpoints, self.directions_seed, gumbel)
 
     def directions(self, device: torch.device) -> torch.Generator | None:
         """The generator of the random directions."""

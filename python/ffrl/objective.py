@@ -1,5 +1,7 @@
-"""The training objective: the negative evidence lower bound and the Hamilton–Jacobi penalty, for known k."""
+"""The training objective: the negative evidence lower bound and the Hamilton–Jacobi penalty, k known or inferred."""
 
+import math
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,18 +12,21 @@ from ffrl.data.sequences import SequenceBatch
 from ffrl.density import diffusion_prior_log_density, gaussian_log_density, path_log_density
 from ffrl.models import FlowModel
 from ffrl.models.autoencoder import Posterior
+from ffrl.models.classifier import straight_through
 from ffrl.noise import Noise
 from ffrl.presets import Preset
 from ffrl_fast import hj_residual, potential_field
 
 
 class Objective(NamedTuple):
-    """`loss` = reconstruction + β·kl + flow_beta·flow_kl + hj_weight·hj + initial_weight·initial; scalars, batch means.
+    """`loss` = reconstruction + β·kl + flow_beta·flow_kl + k_kl + hj_weight·hj + initial_weight·initial
+    + balance_weight·balance; scalars, batch means.
 
     reconstruction: Bernoulli cross-entropy in nats, summed over pixels and (in expectation) over the T + 1 frames.
     kl: KL(q(z_0|x_0) ‖ N(0, I)) in nats. flow_kl: Σ_{t≥1} E[log q(z_t) − log p(z_t)] in nats (zero and not computed
     where the preset's density is "none"). hj: mean of the squared residual over steps and rows.
     initial: mean over rows of ‖∇u^k(z_0, 0)‖² (zero and not computed when its weight is zero).
+    k_kl: KL(q(k|x) ‖ uniform), balance: KL(batch mean of q(k|x) ‖ uniform), in nats; zero where k is known.
     """
 
     loss: Tensor
@@ -30,27 +35,57 @@ class Objective(NamedTuple):
     flow_kl: Tensor
     hj: Tensor
     initial: Tensor
+    k_kl: Tensor
+    balance: Tensor
 
 
-def supervised_objective(model: FlowModel, batch: SequenceBatch, preset: Preset, noise: Noise) -> Objective:
-    """The loss of one batch whose transformations k = batch.index are known.
+@dataclass(frozen=True)
+class _Selection:
+    """Which potential moves each row: `index` (B,) where k is known, else `gates` (B, K); and what q(k|x) costs."""
+
+    index: Tensor | None
+    gates: Tensor | None
+    k_kl: Tensor
+    balance: Tensor
+
+    def of_rows(self, per_potential: Tensor) -> Tensor:
+        """(K,) → (B,)."""
+        return per_potential[self.index] if self.gates is None else self.gates @ per_potential
+
+    def repeated(self, times: int) -> "_Selection":
+        """Of the same rows `times` times over."""
+        index = None if self.index is None else self.index.repeat(times)
+        return replace(self, index=index, gates=None if self.gates is None else self.gates.repeat(times, 1))
+
+
+def objective(
+    model: FlowModel, batch: SequenceBatch, preset: Preset, noise: Noise, temperature: float = 1.0
+) -> Objective:
+    """The loss of one batch.
 
     loss = Σ_t E[−log p(x_t|z_t)] + β·KL(q(z_0|x_0) ‖ p(z_0)) + flow_beta·Σ_t E[log q(z_t) − log p(z_t|k)]
     + hj_weight·mean r² + initial_weight·mean‖∇u(z_0, 0)‖², with r = ∂_t u + ½‖∇u‖² + F², the sum over frames estimated
     from those of the batch by their weights, and q and p along the flow as in `ffrl.density`, one sample z_0 a row.
 
-    With β = flow_beta = 1 and density "exact" the first three terms bound −Σ_t log p(x_t|k), a sum over frames, and not
-    −log p(x_0…x_T|k). Without the flow KL (density "none") they bound neither; with "row_sum" they are the paper code's
-    surrogate.
+    Known k (supervision "full"): k = batch.index. Inferred (supervision "weak"): one sample of q(k|x_0…x_T) a row, by
+    straight-through Gumbel-softmax of this temperature; KL(q(k|x) ‖ uniform) and the balance are added; batch.index is
+    not looked at.
+
+    With β = flow_beta = 1 and density "exact" the terms without weights bound −Σ_t log p(x_t|k), or with inferred k
+    −Σ_t log p(x_t): a sum over frames, and not −log p(x_0…x_T). Without the flow KL (density "none") they bound
+    neither; with "row_sum" they are the paper code's surrogate.
     """
-    # Under autocast the autoencoder's products are in lower precision; codes, flow and losses are in float32.
+    # Under autocast the networks of images are in lower precision; codes, flow and losses are in float32.
     posterior = Posterior(*(x.float() for x in model.autoencoder.encode(batch.frames[:, 0])))
+    selection = _select(model, batch, noise, temperature)
     device = posterior.mean.device
     with torch.autocast(device.type, enabled=False):
         z0 = posterior.sample(noise.posterior)
-        z, residual, log_det = model.flow_with_residual(z0, batch.index, generator=noise.directions(device))
+        z, residual, log_det = model.flow_with_residual(
+            z0, selection.index, gates=selection.gates, generator=noise.directions(device)
+        )
 
-    rows = torch.arange(len(batch.index), device=device)[:, None]
+    rows = torch.arange(len(z0), device=device)[:, None]
     logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
     entropy = binary_cross_entropy_with_logits(logits, batch.frames, reduction="none").sum(dim=(2, 3, 4))
     reconstruction = (entropy @ batch.weights).mean()
@@ -59,26 +94,49 @@ def supervised_objective(model: FlowModel, batch: SequenceBatch, preset: Preset,
     if log_det is not None:
         assert model.log_diffusion is not None
         log_q0 = gaussian_log_density(z[0], *posterior)
-        log_p = diffusion_prior_log_density(z[1:], model.log_diffusion.exp()[batch.index])
+        log_p = diffusion_prior_log_density(z[1:], selection.of_rows(model.log_diffusion.exp()))
         flow_kl = (path_log_density(log_q0, log_det) - log_p).sum(dim=0).mean()
 
     hj, initial = residual.square().mean(), kl.new_zeros(())
     with torch.autocast(device.type, enabled=False):
         if noise.midpoints is not None:
-            hj = 0.5 * (hj + _midpoint_residual(model, z, batch.index, noise.midpoints).square().mean())
+            hj = 0.5 * (hj + _midpoint_residual(model, z, selection, noise.midpoints).square().mean())
         if preset.initial_weight > 0:
-            gradient = potential_field(z[0], 0.0, model.potentials, index=batch.index).grad
+            gradient = potential_field(z[0], 0.0, model.potentials, index=selection.index, gates=selection.gates).grad
             initial = gradient.square().sum(dim=1).mean()
 
     loss = reconstruction + preset.beta * kl + preset.hj_weight * hj + preset.initial_weight * initial
     if log_det is not None:
         loss = loss + preset.flow_beta * flow_kl
-    return Objective(loss, reconstruction, kl, flow_kl, hj, initial)
+    if model.classifier is not None:
+        loss = loss + selection.k_kl + preset.balance_weight * selection.balance
+    return Objective(loss, reconstruction, kl, flow_kl, hj, initial, selection.k_kl, selection.balance)
 
 
-def _midpoint_residual(model: FlowModel, z: Tensor, index: Tensor, alpha: Tensor) -> Tensor:
+def _select(model: FlowModel, batch: SequenceBatch, noise: Noise, temperature: float) -> _Selection:
+    none = batch.weights.new_zeros(())
+    if model.classifier is None:
+        return _Selection(batch.index, None, none, none)
+    if batch.sequence is None or noise.gumbel is None:
+        raise ValueError(
+            "objective: expected whole sequences and Gumbel noise, which weak supervision needs; found none"
+        )
+    logits = model.classifier(batch.sequence).float()
+    log_q = torch.log_softmax(logits, dim=1)
+    q, log_k = log_q.exp(), math.log(logits.shape[1])
+    mean = q.mean(dim=0)
+    return _Selection(
+        None,
+        straight_through(log_q, noise.gumbel, temperature),
+        k_kl=(q * log_q).sum(dim=1).mean() + log_k,
+        balance=torch.xlogy(mean, mean).sum() + log_k,
+    )
+
+
+def _midpoint_residual(model: FlowModel, z: Tensor, selection: _Selection, alpha: Tensor) -> Tensor:
     """The residual (T·B,) at time t + α on the way from z_{t−1}, where the flow asks u at t, to z_t; alpha (T, B)."""
     steps = len(z) - 1
     points = torch.lerp(z[:-1], z[1:], alpha[:, :, None]).flatten(0, 1)
     times = (torch.arange(1, steps + 1, device=z.device)[:, None] + alpha).flatten()
-    return hj_residual(points, times, model.potentials, force=model.forces, index=index.repeat(steps)).residual
+    k = selection.repeated(steps)
+    return hj_residual(points, times, model.potentials, force=model.forces, index=k.index, gates=k.gates).residual

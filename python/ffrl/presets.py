@@ -21,6 +21,11 @@ class Preset:
         potential otherwise does not meet it.
     random_start: probability that each other factor starts in a random state.
     ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
+    supervision: "full": k of each sequence is known. "weak": it is inferred from the whole sequence and never shown;
+        one sample of q(k|x) by straight-through Gumbel-softmax moves each row, its temperature going from
+        `temperature_start` to `temperature_end` over the budget.
+    balance_weight: weight of KL(batch mean of q(k|x) ‖ uniform), without which q collapses to one k; weak only.
+    classifier_width: of the network q(k|x).
     iterations: the default budget; the command line may give minutes instead.
     """
 
@@ -42,6 +47,12 @@ class Preset:
     density_directions: int = 1
     flow_beta: float = 1.0
 
+    supervision: Literal["full", "weak"] = "full"
+    balance_weight: float = 300.0
+    temperature_start: float = 1.0
+    temperature_end: float = 0.5
+    classifier_width: int = 128
+
     learning_rate: float = 2e-3
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
@@ -51,13 +62,15 @@ class Preset:
     iterations: int = 8_000
 
     def __post_init__(self) -> None:
-        at_least_one = ("latent_dim", "potential_width", "potential_depth", "density_directions")
+        at_least_one = ("latent_dim", "potential_width", "potential_depth", "density_directions", "classifier_width")
         for name in (*at_least_one, "batch_size", "ema_every", "iterations"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta"):
+        for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name in ("temperature_start", "temperature_end"):
+            self._require(name, getattr(self, name) > 0, "above 0")
         count = len(TRANSFORMATIONS)
         equal_rows = f"a multiple of {count}, equal rows for each transformation"
         self._require("batch_size", self.batch_size % count == 0, equal_rows)
@@ -65,7 +78,7 @@ class Preset:
         self._require("random_start", 0 <= self.random_start <= 1, "a probability")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "widths of at least 1")
-        for name in ("potential_output", "time_embedding", "density"):
+        for name in ("potential_output", "time_embedding", "density", "supervision"):
             choices = get_args(get_type_hints(type(self))[name])
             self._require(name, getattr(self, name) in choices, " or ".join(choices))
         self._require(
@@ -105,6 +118,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "quickstart": Preset(),
+    "weak": Preset(supervision="weak"),
     "clocked": Preset(time_embedding="sinusoidal", initial_weight=200.0, midpoint_collocation=True),
 }
 

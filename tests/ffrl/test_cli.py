@@ -107,7 +107,7 @@ def test_mnist_files(tmp_path: Path, mnist_root: Callable[..., Path], capsys: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "--preset", "big"), "--preset: expected quickstart or clocked, found 'big'"),
+        (("train", "--preset", "big"), "--preset: expected quickstart or weak or clocked, found 'big'"),
         (("train", "--data", "mnist"), "expected --root DIR"),
         (("train", "--data", "mnist", "--root", "nowhere"), "--root nowhere: expected a folder"),
         (("train", "--iterations", "5", "--minutes", "1"), "expected one of the two, found both"),

@@ -12,7 +12,7 @@ from ffrl import density
 from ffrl.data import Digits, SequenceSampler
 from ffrl.models import FlowModel
 from ffrl.noise import Noise
-from ffrl.objective import supervised_objective
+from ffrl.objective import objective
 from ffrl.presets import Preset
 from ffrl_fast import PotentialBank, integrate, potential_field
 
@@ -93,7 +93,7 @@ def test_the_flow_kl_by_hand(digits: Digits, small_preset: Preset) -> None:
         assert model.log_diffusion is not None
         model.log_diffusion.copy_(torch.tensor([-1.0, 0.2, 0.5]))
     batch = SequenceSampler(digits.train, 6, 3, 0.5, torch.Generator().manual_seed(1)).draw()
-    found = supervised_objective(model, batch, preset, noise_of(preset))
+    found = objective(model, batch, preset, noise_of(preset))
 
     noise = torch.randn(6, 6, generator=torch.Generator().manual_seed(5))
     posterior = model.autoencoder.encode(batch.frames[:, 0])
@@ -128,7 +128,7 @@ def test_every_density_trains(kind: str, digits: Digits, small_preset: Preset) -
     optimizer = torch.optim.Adam([*model.potentials.parameters(), model.log_diffusion], lr=0.01)
     values = []
     for _ in range(25):
-        found = supervised_objective(model, batch, preset, noise_of(preset))
+        found = objective(model, batch, preset, noise_of(preset))
         optimizer.zero_grad()
         found.flow_kl.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (model.potentials.theta, model.log_diffusion))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ffrl.data import Digits, SequenceBatch, SequenceSampler
 from ffrl.models import FlowModel
 from ffrl.noise import Noise
-from ffrl.objective import supervised_objective
+from ffrl.objective import objective
 from ffrl.presets import Preset
 
 
@@ -32,7 +32,7 @@ def potential(model: FlowModel, name: str, k: int, z: Tensor, t: Tensor) -> Tens
     return u - weights["energy"].squeeze() * t if "energy" in weights else u
 
 
-def test_supervised_objective_by_hand(digits: Digits, small_preset: Preset) -> None:
+def test_objective_by_hand(digits: Digits, small_preset: Preset) -> None:
     preset = dataclasses.replace(small_preset, beta=1.5, hj_weight=7.0)
     torch.manual_seed(0)
     model = FlowModel(preset)
@@ -40,7 +40,7 @@ def test_supervised_objective_by_hand(digits: Digits, small_preset: Preset) -> N
         # So that steps are long and E counts.
         model.potentials.theta.mul_(3).add_(0.1)
     batch = batch_of(digits, preset)
-    found = supervised_objective(model, batch, preset, noise_of(preset))
+    found = objective(model, batch, preset, noise_of(preset))
 
     noise = torch.randn(6, 6, generator=torch.Generator().manual_seed(5))
     reconstruction, kl, squares = 0.0, 0.0, []
@@ -75,7 +75,7 @@ def test_supervised_objective_by_hand(digits: Digits, small_preset: Preset) -> N
 
 def test_every_parameter_learns(digits: Digits, small_preset: Preset) -> None:
     model = FlowModel(small_preset)
-    supervised_objective(model, batch_of(digits, small_preset), small_preset, noise_of(small_preset)).loss.backward()
+    objective(model, batch_of(digits, small_preset), small_preset, noise_of(small_preset)).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -91,7 +91,7 @@ def test_clocked_potentials_have_an_initial_condition(digits: Digits, small_pres
     )
     torch.manual_seed(0)
     model = FlowModel(preset)
-    found = supervised_objective(model, batch_of(digits, preset), preset, noise_of(preset))
+    found = objective(model, batch_of(digits, preset), preset, noise_of(preset))
     assert found.initial.item() > 0
     expected = found.reconstruction + found.kl + 200 * found.hj + 9 * found.initial
     assert found.loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -104,7 +104,7 @@ def test_hj_penalty_is_what_training_on_it_alone_reduces(digits: Digits, small_p
     optimizer = torch.optim.Adam([*model.potentials.parameters(), *model.forces.parameters()], lr=0.01)
     values = []
     for _ in range(30):
-        hj = supervised_objective(model, batch, small_preset, noise_of(small_preset)).hj
+        hj = objective(model, batch, small_preset, noise_of(small_preset)).hj
         optimizer.zero_grad()
         hj.backward()
         optimizer.step()

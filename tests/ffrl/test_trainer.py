@@ -122,7 +122,9 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint(small_preset: Preset, d
 
 
 def test_log_has_each_row_once_after_a_resume(tmp_path: Path) -> None:
-    row = dict.fromkeys(("seconds", "learning_rate", "loss", "reconstruction", "kl", "flow_kl", "hj", "initial"), 1.0)
+    row = dict.fromkeys(
+        ("seconds", "learning_rate", "loss", "reconstruction", "kl", "flow_kl", "hj", "initial", "k_kl", "balance"), 1.0
+    )
     with TrainingLog(tmp_path, iteration=0) as log:
         for iteration in (50, 100, 150):
             log.write({"iteration": iteration, **row})

@@ -14,18 +14,23 @@ class SequenceBatch:
 
     index: int64 (B,), the transformation k of each row. times: int64 (B, M), the frames drawn; times[:, 0] is 0.
     frames: float32 (B, M, 3, 28, 28) in [0, 1]. weights: float32 (M,), so that the weighted sum over the M frames has
-    the sum over all T + 1 frames as its expectation.
+    the sum over all T + 1 frames as its expectation. sequence: all frames in order, (B, T + 1, 3, 28, 28), where the
+    sampler draws whole sequences, else None.
     """
 
     index: Tensor
     times: Tensor
     frames: Tensor
     weights: Tensor
+    sequence: Tensor | None = None
 
     def to(self, device: torch.device) -> "SequenceBatch":
         """The same on `device`."""
-        parts = (self.index, self.times, self.frames, self.weights)
-        return SequenceBatch(*(x.to(device, non_blocking=True) for x in parts))
+        sequence = None if self.sequence is None else self.sequence.to(device, non_blocking=True)
+        index, times, frames, weights = (
+            x.to(device, non_blocking=True) for x in (self.index, self.times, self.frames, self.weights)
+        )
+        return SequenceBatch(index, times, frames, weights, sequence)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,18 @@ class SequenceSampler:
     grey: uint8 (N, 28, 28). Every epoch visits all digits once, in a random order. Each batch has equal rows per
     transformation (batch_size is a multiple of their number). Of the T = 8 frames after frame 0, `random_frames`
     distinct ones are drawn for each row. With probability `random_start` each OTHER factor of a row is held at a
-    state drawn from 0…8, so that flows meet each other's outcomes; without it they compose badly.
+    state drawn from 0…8, so that flows meet each other's outcomes; without it they compose badly. whole_sequences:
+    render all frames, for who must find k from them.
     """
 
     def __init__(
-        self, grey: Tensor, batch_size: int, random_frames: int, random_start: float, generator: torch.Generator
+        self,
+        grey: Tensor,
+        batch_size: int,
+        random_frames: int,
+        random_start: float,
+        generator: torch.Generator,
+        whole_sequences: bool = False,
     ) -> None:
         if batch_size < 1 or batch_size % len(TRANSFORMATIONS):
             raise ValueError(f"batch_size: expected a positive multiple of {len(TRANSFORMATIONS)}, found {batch_size}")
@@ -66,6 +78,7 @@ class SequenceSampler:
         self.random_frames = random_frames
         self.random_start = random_start
         self.generator = generator
+        self.whole_sequences = whole_sequences
         self._queue = torch.empty(0, dtype=torch.int64)
         self._index = torch.arange(len(TRANSFORMATIONS)).repeat_interleave(batch_size // len(TRANSFORMATIONS))
         self._weights = torch.tensor([1.0] + [NUM_STEPS / random_frames] * random_frames)
@@ -89,10 +102,19 @@ class SequenceSampler:
 
     def render(self, plan: SequencePlan) -> SequenceBatch:
         """The frames of a plan or of a share of one."""
-        grey = self.grey[plan.digits].repeat_interleave(plan.times.shape[1], dim=0)
-        frames = render(grey, plan.states.flatten(0, 1))
-        frames = frames.reshape(*plan.times.shape, *frames.shape[1:])
-        return SequenceBatch(plan.index, plan.times, frames, self._weights)
+        if not self.whole_sequences:
+            return SequenceBatch(plan.index, plan.times, self._frames(plan.digits, plan.states), self._weights)
+        rows = torch.arange(len(plan.index))
+        states = plan.states[:, :1].repeat(1, NUM_STEPS + 1, 1)
+        states[rows, :, plan.index] = torch.arange(NUM_STEPS + 1)
+        sequence = self._frames(plan.digits, states)
+        frames = sequence[rows[:, None], plan.times]
+        return SequenceBatch(plan.index, plan.times, frames, self._weights, sequence)
+
+    def _frames(self, digits: Tensor, states: Tensor) -> Tensor:
+        """digits (B,) in states (B, M, factors) → (B, M, 3, 28, 28)."""
+        frames = render(self.grey[digits].repeat_interleave(states.shape[1], dim=0), states.flatten(0, 1))
+        return frames.reshape(*states.shape[:2], *frames.shape[1:])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The digits still to come in this epoch and the generator's state."""

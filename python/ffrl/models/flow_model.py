@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ffrl.data.transformations import NUM_STEPS, TRANSFORMATIONS
 from ffrl.models.autoencoder import MLPAutoencoder
+from ffrl.models.classifier import SequenceClassifier
 from ffrl.presets import Preset
 from ffrl_fast import PotentialBank, integrate, log_det
 
@@ -28,7 +29,7 @@ class FlowModel(nn.Module):
 
     autoencoder: images ↔ latents. potentials: the bank of u^k, one for each transformation. forces: the bank of F^k,
     tanh-bounded, f^k = −(F^k)² in the Hamilton–Jacobi equation ∂_t u + ½‖∇u‖² = f. log_diffusion: log D_k of the prior
-    flow, (K,), where the preset asks for densities, else None.
+    flow, (K,), where the preset asks for densities, else None. classifier: q(k|x_0…x_T) of weak supervision, else None.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -52,6 +53,8 @@ class FlowModel(nn.Module):
             time_embedding=_FORCE_TIME_EMBEDDING[preset.time_embedding],
         )
         self.density, self.density_directions = preset.density, preset.density_directions
+        weak = preset.supervision == "weak"
+        self.classifier = SequenceClassifier(count, preset.classifier_width) if weak else None
         self.log_diffusion = None if preset.density == "none" else nn.Parameter(torch.zeros(count))
 
     def flow(self, z0: Tensor, index: int | Tensor, *, steps: int = NUM_STEPS) -> Tensor:
@@ -59,30 +62,43 @@ class FlowModel(nn.Module):
         return integrate(z0, _times(z0, steps), self.potentials, index=index).z
 
     def flow_with_residual(
-        self, z0: Tensor, index: int | Tensor, *, steps: int = NUM_STEPS, generator: torch.Generator | None = None
+        self,
+        z0: Tensor,
+        index: int | Tensor | None = None,
+        *,
+        gates: Tensor | None = None,
+        steps: int = NUM_STEPS,
+        generator: torch.Generator | None = None,
     ) -> "FlowWithResidual":
         """As `flow`, with the residual and, where the preset asks for densities, log|det(I + ∇²u)| of each step.
 
-        generator: of the random directions of density "hutchinson".
+        gates: (B, K), instead of `index`: the flow of Σ_k g_k u^k. generator: of the random directions of density
+        "hutchinson".
         """
         times, own = _times(z0, steps), _DENSITY_OUTPUT.get(self.density)
         outputs: tuple[Any, ...] = ("residual",) if own is None else ("residual", own)
-        path = integrate(z0, times, self.potentials, index=index, force=self.forces, outputs=outputs)
+        path = integrate(z0, times, self.potentials, index=index, gates=gates, force=self.forces, outputs=outputs)
         assert path.residual is not None  # it was asked for
         volume = None if own is None else getattr(path, own)
         if self.density == "hutchinson":
             points = zip(path.z[:-1], times, strict=True)
-            volume = torch.stack([self._estimated_log_det(z, t, index, generator) for z, t in points])
+            volume = torch.stack([self._estimated_log_det(z, t, index, gates, generator) for z, t in points])
         return FlowWithResidual(path.z, path.residual, volume)
 
     def _estimated_log_det(
-        self, z: Tensor, t: Tensor, index: int | Tensor, generator: torch.Generator | None
+        self,
+        z: Tensor,
+        t: Tensor,
+        index: int | Tensor | None,
+        gates: Tensor | None,
+        generator: torch.Generator | None,
     ) -> Tensor:
         return log_det(
             z,
             t,
             self.potentials,
             index=index,
+            gates=gates,
             method="hutchinson",
             num_directions=self.density_directions,
             generator=generator,

@@ -8,9 +8,10 @@ from typing import Any
 
 from ffrl.errors import UserError
 from ffrl.files import write_text
+from ffrl.objective import Objective
 
 CSV_NAME = "log.csv"
-COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "reconstruction", "kl", "flow_kl", "hj", "initial")
+COLUMNS = ("iteration", "seconds", "learning_rate", *Objective._fields)
 
 
 class TrainingLog:

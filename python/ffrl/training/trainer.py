@@ -13,7 +13,7 @@ from ffrl.data import SequenceBatch, SequenceSampler
 from ffrl.errors import UserError
 from ffrl.models import FlowModel
 from ffrl.noise import Noise
-from ffrl.objective import Objective, supervised_objective
+from ffrl.objective import Objective, objective
 from ffrl.presets import Preset
 from ffrl.training.average import MovingAverage
 from ffrl.training.budget import Budget, learning_rate
@@ -35,8 +35,8 @@ class _Step(nn.Module):
         self.model = model
         self.preset = preset
 
-    def forward(self, batch: SequenceBatch, noise: Noise) -> Objective:
-        return supervised_objective(self.model, batch, self.preset, noise)
+    def forward(self, batch: SequenceBatch, noise: Noise, temperature: float) -> Objective:
+        return objective(self.model, batch, self.preset, noise, temperature)
 
 
 class Trainer:
@@ -76,7 +76,12 @@ class Trainer:
             self.model = FlowModel(preset)
         self.generator = torch.Generator().manual_seed(seed)
         self.sampler = SequenceSampler(
-            grey, preset.batch_size * self._shares, preset.random_frames, preset.random_start, self.generator
+            grey,
+            preset.batch_size * self._shares,
+            preset.random_frames,
+            preset.random_start,
+            self.generator,
+            whole_sequences=preset.supervision == "weak",
         )
         self.model.to(self.fabric.device)
         self.optimizer = torch.optim.Adam(
@@ -117,14 +122,14 @@ class Trainer:
             stop = False
             while not (self.finished or stop or self.iteration == stop_at):
                 began = time.perf_counter()
-                objective = self.step()
+                terms = self.step()
                 self.seconds += time.perf_counter() - began
                 save = time.monotonic() - last_save > self.checkpoint_every
                 # All processes stop and save after the same iteration, with the same clock.
                 self.seconds, stop, save = self._agree(interruption.requested, save)
                 due = self.iteration % LOG_EVERY_ITERATIONS == 0 or self.finished
                 if due and log is not None and progress is not None:
-                    self._report(objective, log, progress)
+                    self._report(terms, log, progress)
                 if save:
                     self.save()
                     last_save = time.monotonic()
@@ -152,6 +157,8 @@ class Trainer:
         fraction = self.budget.fraction(self.iteration, self.seconds)
         rate = learning_rate(self.preset.learning_rate, fraction, self.iteration, self.preset.warmup_iterations)
         self.optimizer.param_groups[0]["lr"] = rate
+        start, end = self.preset.temperature_start, self.preset.temperature_end
+        temperature = start + (end - start) * fraction
         self._fabric_optimizer.zero_grad(set_to_none=True)
         plan = self.sampler.plan()
         noise = Noise.draw(self.preset, len(plan.index), self.generator)
@@ -161,9 +168,9 @@ class Trainer:
             batch = self.sampler.render(plan.share(number, self._shares)).to(self.fabric.device)
             own = noise.share(number, self._shares).to(self.fabric.device)
             with self.fabric.no_backward_sync(self._objective, enabled=part + 1 < self.accumulate):
-                objective = self._objective(batch, own)
-                self.fabric.backward(objective.loss / self.accumulate)
-            found.append(torch.stack(objective).detach())
+                terms: Objective = self._objective(batch, own, temperature)
+                self.fabric.backward(terms.loss / self.accumulate)
+            found.append(torch.stack(terms).detach())
         values = found[0] if len(found) == 1 else torch.stack(found).mean(0)
         mean = Objective(*(values if self.fabric.world_size == 1 else self._mean(values)))
         if not torch.isfinite(mean.loss):
@@ -207,8 +214,8 @@ class Trainer:
         state = self.optimizer.state_dict()["state"]
         return {f"{number}/{key}": value for number, values in state.items() for key, value in values.items()}
 
-    def _report(self, objective: Objective, log: TrainingLog, progress: TrainingProgress) -> None:
-        values = {name: value.item() for name, value in objective._asdict().items()}
+    def _report(self, terms: Objective, log: TrainingLog, progress: TrainingProgress) -> None:
+        values = {name: value.item() for name, value in terms._asdict().items()}
         rate = self.optimizer.param_groups[0]["lr"]
         log.write({"iteration": self.iteration, "seconds": self.seconds, "learning_rate": rate, **values})
         progress.update(
