@@ -56,7 +56,7 @@ def check_codes(codes: ArrayLike) -> Codes:
 
 
 def split_rows(count: int, held_out: float, most: int, rng: np.random.Generator) -> Split:
-    """Draw at most `most` of `count` rows without replacement and share them out; `held_out` of them are to score on."""
+    """Draw at most `most` of `count` rows without replacement; the share `held_out` of them is to score on."""
     if not 0 < held_out < 1:
         raise ValueError(f"held_out: expected a share in (0, 1), found {held_out!r}")
     rows = rng.permutation(count)[:most]
