@@ -1,7 +1,7 @@
 """The command line: ffrl train, ffrl evaluate, ffrl traverse."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +10,12 @@ import typer
 from rich.console import Console
 
 from ffrl import density
-from ffrl.data import Digits, load_digits
+from ffrl.data import TRANSFORMATIONS, Digits, load_digits
 from ffrl.errors import UserError
 from ffrl.evaluation import as_json, as_table, equivariance_errors, mean_ratio
 from ffrl.files import write_json
+from ffrl.matching import match
+from ffrl.metrics import clustering
 from ffrl.presets import PRESETS, find_preset
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained
 from ffrl.training import Budget, Trainer
@@ -127,17 +129,23 @@ def evaluate(
     _use_threads(threads)
     config = RunConfig.load(run)
     model, iteration = load_trained(run, config)
-    held_out = config.load_data().held_out[:digits]
-    errors = equivariance_errors(model, held_out)
+    data = config.load_data()
+    held_out = data.held_out[:digits]
+    matching = match(model, data.train, held_out)
+    errors = equivariance_errors(model, held_out, matching.potentials)
     title = f"L1 error of t = 1…8, summed, on {len(held_out)} held-out digits (iteration {iteration})"
     console = Console()
     console.print(as_table(errors, title, encoder_saw_states=config.preset.random_start > 0))
-    changes = density.volume_changes(model, held_out)
+    changes = density.volume_changes(model, held_out, matching.potentials)
     console.print(density.as_table(changes))
+    if matching.inferred is not None:
+        console.print(clustering.as_table(matching.inferred, TRANSFORMATIONS))
     result = {
         "equivariance_error": as_json(errors),
         "mean_ratio": mean_ratio(errors),
         "volume_change": density.as_json(changes),
+        "potentials": matching.potentials,
+        "inferred_k": None if matching.inferred is None else asdict(matching.inferred),
         "held_out_digits": len(held_out),
         "iteration": iteration,
         **config.provenance(),
@@ -156,7 +164,10 @@ def traverse(
     _use_threads(threads)
     config = RunConfig.load(run)
     model, _ = load_trained(run, config)
-    for path in draw_traversals(model, config.load_data().held_out[:digits], run / "traversal"):
+    data = config.load_data()
+    held_out = data.held_out[:digits]
+    potentials = match(model, data.train, held_out).potentials
+    for path in draw_traversals(model, held_out, run / "traversal", potentials):
         typer.echo(f"wrote {path}")
 
 

@@ -1,6 +1,7 @@
 """Densities along the latent flow: log q of a path's own points, the diffusion prior, and the KL between them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -56,8 +57,13 @@ class VolumeChange:
 
 
 @torch.no_grad()
-def volume_changes(model: FlowModel, grey: Tensor) -> dict[str, VolumeChange]:
-    """Of each transformation, from the posterior means of the digits grey, uint8 (N, 28, 28), N ≥ 1."""
+def volume_changes(
+    model: FlowModel, grey: Tensor, potentials: Sequence[int] = range(len(TRANSFORMATIONS))
+) -> dict[str, VolumeChange]:
+    """Of each transformation, from the posterior means of the digits grey, uint8 (N, 28, 28), N ≥ 1.
+
+    potentials: which potential stands for each transformation (`ffrl.matching`).
+    """
     if len(grey) == 0:
         raise ValueError("volume_changes: expected at least one digit, found none")
     found = {}
@@ -65,7 +71,7 @@ def volume_changes(model: FlowModel, grey: Tensor) -> dict[str, VolumeChange]:
         parts = []
         for digits in torch.split(grey, DIGITS_AT_ONCE):
             z0 = model.autoencoder.encode(render_sequences(digits, k)[0]).mean
-            parts.append(torch.stack(model.volume_change(z0, k)))
+            parts.append(torch.stack(model.volume_change(z0, potentials[k])))
         exact, row_sum, smallest = torch.cat(parts, dim=2).double()
         totals = exact.sum(0), row_sum.sum(0)
         found[name] = VolumeChange(

@@ -1,5 +1,6 @@
 """The equivariance error and its references that say what it is worth."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -34,15 +35,20 @@ class EquivarianceError:
         return self.flow / self.standing_still
 
 
-def equivariance_errors(model: FlowModel, grey: Tensor) -> dict[str, EquivarianceError]:
-    """The errors of each transformation on the digits grey, uint8 (N, 28, 28), N ≥ 1, from the plain x_0."""
+def equivariance_errors(
+    model: FlowModel, grey: Tensor, potentials: Sequence[int] = range(len(TRANSFORMATIONS))
+) -> dict[str, EquivarianceError]:
+    """The errors of each transformation on the digits grey, uint8 (N, 28, 28), N ≥ 1, from the plain x_0.
+
+    potentials: which potential stands for each transformation (`ffrl.matching`).
+    """
     if len(grey) == 0:
         raise ValueError("equivariance_errors: expected at least one digit, found none")
     totals = torch.zeros(len(TRANSFORMATIONS), 5, dtype=torch.float64)
     with torch.no_grad():
         for part in torch.split(grey, DIGITS_AT_ONCE):
             for k in range(len(TRANSFORMATIONS)):
-                totals[k] += _summed_errors(model, render_sequences(part, k), k)
+                totals[k] += _summed_errors(model, render_sequences(part, k), potentials[k])
     means = (totals / len(grey)).tolist()
     return {name: EquivarianceError(*row) for name, row in zip(TRANSFORMATIONS, means, strict=True)}
 

@@ -1,5 +1,6 @@
 """Pictures of the flows: strips of frames and animations, the true sequence above what the flow draws."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,14 +21,17 @@ FRAME_MILLISECONDS = 160
 HOLD_MILLISECONDS = 700
 
 
-def draw_traversals(model: FlowModel, grey: Tensor, folder: Path) -> list[Path]:
+def draw_traversals(
+    model: FlowModel, grey: Tensor, folder: Path, potentials: Sequence[int] = range(len(TRANSFORMATIONS))
+) -> list[Path]:
     """Write {transformation}.png (strips) and {transformation}.gif (animation, T + 1 frames) into `folder`.
 
-    grey: uint8 (N, 28, 28), the digits to show. Returns the paths written.
+    grey: uint8 (N, 28, 28), the digits to show. potentials: which potential stands for each transformation. Returns the
+    paths written.
     """
     paths = []
     for k, name in enumerate(TRANSFORMATIONS):
-        truth, drawn = truth_and_flow(model, grey, k)
+        truth, drawn = truth_and_flow(model, grey, k, potentials[k])
         paths += [folder / f"{name}.png", folder / f"{name}.gif"]
         _save_png(strip(truth, drawn, name), paths[-2])
         _save_gif(animation(truth, drawn, name), paths[-1])
@@ -35,10 +39,10 @@ def draw_traversals(model: FlowModel, grey: Tensor, folder: Path) -> list[Path]:
 
 
 @torch.no_grad()
-def truth_and_flow(model: FlowModel, grey: Tensor, transformation: int) -> tuple[Tensor, Tensor]:
+def truth_and_flow(model: FlowModel, grey: Tensor, transformation: int, potential: int) -> tuple[Tensor, Tensor]:
     """The true frames x_t and the flow's decode(z_t), each (T + 1, N, 3, 28, 28); z_0 is the posterior mean of x_0."""
     truth = render_sequences(grey, transformation)
-    z = model.flow(model.autoencoder.encode(truth[0]).mean, transformation)
+    z = model.flow(model.autoencoder.encode(truth[0]).mean, potential)
     return truth, model.autoencoder.decode(z)
 
 

@@ -42,7 +42,7 @@ def test_wrong_overrides_are_named(assignment: str, message: str) -> None:
 
 
 def test_unknown_preset_names_those_that_exist() -> None:
-    with pytest.raises(UserError, match="expected quickstart or clocked, found 'big'"):
+    with pytest.raises(UserError, match="expected quickstart or weak or clocked, found 'big'"):
         find_preset("big")
 
 
