@@ -173,5 +173,5 @@ def test_unusable_arguments_are_refused() -> None:
             measure(z0, [], bank)
         with pytest.raises(ValueError, match="substeps: expected an integer ≥ 1, found 0"):
             measure(z0, [1.0], bank, substeps=0)
-    with pytest.raises(ValueError, match="z0: expected paths that stay finite, found NaN"):
-        path_folding(z0 * torch.nan, [1.0], bank)
+        with pytest.raises(ValueError, match="z0: expected paths that stay finite, found NaN"):
+            measure(z0 * torch.nan, [1.0], bank)

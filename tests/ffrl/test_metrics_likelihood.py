@@ -218,6 +218,7 @@ def test_a_flow_model_by_hand(likelihood: Any, digits: Digits, small_preset: Pre
     assert (found.rows < found.caps).all()
     assert found.mean == pytest.approx(found.rows.mean().item())
     assert found.per_frame == pytest.approx(found.mean / 9)
+    assert found.cap_per_frame == pytest.approx(found.caps.mean().item() / 9)
     assert found.standard_error == pytest.approx(found.rows.std().item() / 2)
     for part in ("lower bound of log p(x_0…x_8 | k)", "9 frames", "3 importance samples", "not a sum of log p(x_t)"):
         assert part in found.meaning
@@ -256,7 +257,7 @@ def test_what_passes_its_cap_is_refused(linear: LinearSequences) -> None:
         refuse_above_cap(-2112.0, -2161.3, "table 3, normal")
     with pytest.raises(CapPassedError, match="found nan"):
         refuse_above_cap(torch.tensor([-9.0, math.nan]), torch.tensor([-5.0, -5.0]), "bound")
-    with pytest.raises(CapPassedError, match="expected at most -5 nats, found -4.9"):
+    with pytest.raises(CapPassedError, match=r"expected at most -5 nats, found -4\.9"):
         refuse_above_cap(torch.tensor([-9.0, -4.9]), -5.0, "bound")
     refuse_above_cap(torch.tensor([-9.0, -5.0]), -5.0, "bound")
     nan = linear.model(decode=lambda z: z @ linear.decoder.T * torch.nan)

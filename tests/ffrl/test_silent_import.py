@@ -3,9 +3,19 @@
 import subprocess
 import sys
 
+import pytest
 
-def test_importing_the_command_line_warns_of_nothing() -> None:
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "ffrl.cli",
+        "ffrl.metrics.clustering, ffrl.metrics.disentanglement, ffrl.metrics.folding, ffrl.metrics.likelihood, "
+        "ffrl.metrics.summary",
+    ],
+)
+def test_importing_warns_of_nothing(modules: str) -> None:
     end = subprocess.run(
-        [sys.executable, "-P", "-W", "error", "-c", "import ffrl.cli"], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-W", "error", "-c", f"import {modules}"], capture_output=True, text=True, check=False
     )
     assert (end.returncode, end.stdout, end.stderr) == (0, "", "")

@@ -50,7 +50,7 @@ def matched_accuracy(q: Tensor, labels: Tensor, num_labels: int | None = None) -
         raise ValueError(f"labels: expected 0 … {count - 1}, found {int(labels.min())} … {int(labels.max())}")
     clusters = q.shape[1]
     table = torch.bincount(q.argmax(dim=1) * count + labels, minlength=clusters * count).view(clusters, count)
-    chosen = zip(*linear_sum_assignment(table.numpy(), maximize=True), strict=True)
+    chosen = zip(*linear_sum_assignment(table.cpu().numpy(), maximize=True), strict=True)
     label_of: list[int | None] = [None] * clusters
     right = 0
     for cluster, label in chosen:

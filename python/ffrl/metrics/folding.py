@@ -1,5 +1,6 @@
 """Are a bank's paths what they are taken for: invertible step by step, solutions of the Hamilton–Jacobi equation?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,8 +64,7 @@ def path_folding(
         smallest.append(found.smallest)
         negative.append(found.sign < 0)
     least, odd = torch.cat(smallest), torch.cat(negative)
-    if not bool(torch.isfinite(least).all()):
-        raise ValueError("z0: expected paths that stay finite, found NaN or infinity on the way")
+    _check_finite(bool(torch.isfinite(least).all()))
     # Eigenvalues that rounding puts on the other side of 0 than the determinant: an odd fold is a fold.
     folds = (least <= 0) | odd
     return Folding(
@@ -98,10 +98,12 @@ def path_residual(
         hj_residual(z, t + length / 2, bank, force=force, index=index).residual
         for z, t in zip(middle, moments, strict=True)
     ]
-    return PathResidual(
+    found = PathResidual(
         on_grid=path.residual.double().square().mean().item(),
         off_grid=torch.cat(off_grid).double().square().mean().item(),
     )
+    _check_finite(math.isfinite(found.on_grid) and math.isfinite(found.off_grid))
+    return found
 
 
 def _moments(
@@ -118,3 +120,8 @@ def _moments(
     length = step / substeps
     offsets = length * torch.arange(substeps, dtype=starts.dtype, device=starts.device)
     return (starts[:, None] + offsets).flatten(), length
+
+
+def _check_finite(finite: bool) -> None:
+    if not finite:
+        raise ValueError("z0: expected paths that stay finite, found NaN or infinity on the way")

@@ -81,6 +81,11 @@ class SequenceBound:
         return self.mean / self.frames
 
     @property
+    def cap_per_frame(self) -> float:
+        """What `per_frame` cannot exceed; print it beside."""
+        return self.caps.mean().item() / self.frames
+
+    @property
     def standard_error(self) -> float:
         """Of the mean, from the spread over sequences; NaN for one."""
         return (self.rows.std() / math.sqrt(len(self.rows))).item() if len(self.rows) > 1 else math.nan
@@ -124,7 +129,7 @@ def joint_bound(
         index: (B,) int64, k of each sequence.
         samples: S ≥ 1.
         likelihood: "bernoulli", Σ x log p + (1 − x) log(1 − p), or "normal", N(x; ·, 1).
-        generator: of the noise, drawn sample by sample, so that chunks do not change it.
+        generator: of the noise, on the device of the frames; drawn sample by sample, so that chunks do not change it.
         elements_at_once: decoded numbers held at once; bounds the memory whatever S and B are, down to one sequence.
 
     Raises:
@@ -147,15 +152,15 @@ def joint_bound(
     one_sequence = frames[:, 0].numel()
     rows_at_once = min(rows, max(1, elements_at_once // one_sequence))
     samples_at_once = min(samples, max(1, elements_at_once // (one_sequence * rows_at_once)))
-    parts = torch.split(torch.arange(rows), rows_at_once)
+    parts = torch.split(torch.arange(rows, device=frames.device), rows_at_once)
     posteriors = [model.encode(frames[0, part]) for part in parts]
     mean, log_variance = (torch.cat(pieces) for pieces in zip(*posteriors, strict=True))
 
-    log_sum = torch.full((rows,), -math.inf, dtype=torch.float64)
+    log_sum = torch.full_like(caps, -math.inf)
     log_square_sum = log_sum.clone()
     for first in range(0, samples, samples_at_once):
         count = min(samples_at_once, samples - first)
-        noise = torch.stack([torch.randn(mean.shape, generator=generator, dtype=mean.dtype) for _ in range(count)])
+        noise = torch.stack([torch.empty_like(mean).normal_(generator=generator) for _ in range(count)])
         for part in parts:
             z0 = mean[part] + torch.exp(0.5 * log_variance[part]) * noise[:, part]
             path = model.flow(z0.flatten(0, 1), index[part].repeat(count), length - 1)
@@ -181,7 +186,7 @@ def log_likelihood_caps(frames: Tensor, likelihood: Likelihood) -> Tensor:
     dims = tuple(d for d in range(frames.ndim) if d != 1)
     if likelihood == "normal":
         size = frames[:, 0].numel()
-        return torch.full((frames.shape[1],), -0.5 * size * math.log(2 * math.pi), dtype=torch.float64)
+        return frames.new_full((frames.shape[1],), -0.5 * size * math.log(2 * math.pi), dtype=torch.float64)
     if not bool(((frames >= 0) & (frames <= 1)).all()):
         raise ValueError("frames: expected values in [0, 1] for a Bernoulli likelihood, found others")
     x = frames.double()
@@ -196,9 +201,8 @@ def refuse_above_cap(value: Tensor | float, cap: Tensor | float, name: str) -> N
     Raises:
         CapPassedError: naming `name`, the value and the cap.
     """
-    values, caps = torch.broadcast_tensors(
-        torch.as_tensor(value, dtype=torch.float64), torch.as_tensor(cap, dtype=torch.float64)
-    )
+    given = torch.as_tensor(value, dtype=torch.float64)
+    values, caps = torch.broadcast_tensors(given, torch.as_tensor(cap, dtype=torch.float64, device=given.device))
     # Written so that NaN is refused.
     passed = ~(values <= caps + _ROUNDING * (1 + caps.abs()))
     if bool(passed.any()):
