@@ -40,7 +40,7 @@ class Rows:
     dtau: Tensor | None = None  # as tau: its derivative by t; None: 0
     potential: int = -1  # ≥ 0: this network for all rows (and tau, dtau may hold this network alone)
     index: Tensor | None = None  # (B,) int64 in 0 … K−1
-    gates: Tensor | None = None  # (B, K): every row goes through all networks, and the results are summed by these weights
+    gates: Tensor | None = None  # (B, K): every row goes through all networks, the results summed by these weights
 
 
 class Forward(NamedTuple):
