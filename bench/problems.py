@@ -15,6 +15,7 @@ the work. "given": they are inputs like z, with gradients of their own.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -86,6 +87,10 @@ class Problem:
         self.dt_bar = normal(self.rows) / max(1, self.rows)
         self.grad_bar = normal(self.rows, self.dim) / max(1, self.rows)
 
+    def to(self, device: str) -> Problem:
+        """The same problem with everything on ``device``."""
+        return _moved(self, device)
+
     @property
     def detached(self) -> list[Tensor]:
         """The leaves without autograd, for code that has its own gradients."""
@@ -124,9 +129,21 @@ class Problem:
         return [views[n][0].reshape(self.leaves[n].shape) for n in names]
 
 
+def _moved(problem: Any, device: str) -> Any:
+    """A copy whose tensors, dictionaries of tensors and modules are on ``device``."""
+    moved = copy.copy(problem)
+    for name, value in vars(problem).items():
+        if isinstance(value, (Tensor, torch.nn.Module)):
+            value = copy.deepcopy(value).to(device)
+        elif isinstance(value, dict):
+            value = {n: x.detach().to(device).requires_grad_() for n, x in value.items()}
+        setattr(moved, name, value)
+    return moved
+
+
 def _double(x: Any) -> Tensor:
     if isinstance(x, Tensor):
-        return x.detach().double()
+        return x.detach().double().cpu()
     import numpy as np
 
     return torch.from_numpy(np.array(x, dtype=np.float64))
@@ -179,6 +196,10 @@ class FlowProblem:
         self.times = torch.arange(1, self.steps + 1, dtype=self.dtype)
         self.index = torch.randint(0, self.potentials, (self.rows,), generator=g)
         self.end_bar = torch.randn(self.rows, self.dim, generator=g).to(self.dtype) / max(1, self.rows)
+
+    def to(self, device: str) -> FlowProblem:
+        """As :meth:`Problem.to`."""
+        return _moved(self, device)
 
     def flops(self) -> float:
         """30·B·H·D a step: 12 products and 3 once more to recompute activations; 12·B·H·D for a force network.

@@ -5,6 +5,7 @@ import torch as _torch  # noqa: F401  - first, so that the native module binds t
 from ffrl_fast.backends import HJGradients, backends, explain, use_backend
 from ffrl_fast.bank import PotentialBank
 from ffrl_fast.curvature import LogDet, hessian, laplacian, log_det
+from ffrl_fast.gpu import use_precision
 from ffrl_fast.native import release_memory
 from ffrl_fast.operators import (
     FlowPath,
@@ -37,5 +38,6 @@ __all__ = [
     "potential_field",
     "release_memory",
     "use_backend",
+    "use_precision",
     "value_and_grad",
 ]

@@ -21,6 +21,12 @@ FLOAT32_FLOOR = 4 * torch.finfo(torch.float32).eps
 FINITE_DIFFERENCE = 1e-7
 
 
+#: Products whose operands are rounded to 11 or to 8 significant bits, four or more of them in a row: results and
+#: gradients of the GPU backends in "tf32" and "bf16" against float64.
+TF32_PRODUCTS = 4e-3
+BF16_PRODUCTS = 3e-2
+
+
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     """‖found − exact‖ / ‖exact‖ in float64; the absolute error where the exact value is zero."""
     found, exact = found.detach().double(), exact.detach().double()

@@ -6,15 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import ffrl_fast
-
 # "quick" is the default; CI repeats the suite with "thorough". Every draw is replayable: hypothesis prints its seed.
 settings.register_profile("quick", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-@pytest.fixture(params=ffrl_fast.backends(), scope="session")
+@pytest.fixture(params=["cpu", "reference"], scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -1,6 +1,7 @@
 """Which code computes an operator: the plain reference or a native engine, and why.
 
-A backend answers ``can_run(request)`` with a reason. The automatic choice takes the first in order that can; a choice
+A backend answers ``can_run(request)`` with a reason. The automatic choice takes the first in order that can and does
+not ask to be named; a choice
 by name (argument, :func:`use_backend` or the environment variable ``FFRL_FAST_BACKEND``) that cannot run raises with
 its reason. Nothing is copied to another device or cast to another dtype to make a backend fit.
 """
@@ -11,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from ffrl_fast.backends.gpu import triton_backend
 from ffrl_fast.backends.interface import Backend, Call, HJGradients, Motion, Request, Verdict
 from ffrl_fast.backends.native_cpu import CpuBackend
 from ffrl_fast.backends.plain import ReferenceBackend
@@ -28,7 +30,7 @@ __all__ = [
     "use_backend",
 ]
 
-_IN_ORDER: tuple[Backend, ...] = (CpuBackend(), ReferenceBackend())
+_IN_ORDER: tuple[Backend, ...] = (CpuBackend(), triton_backend(), ReferenceBackend())
 _BY_NAME = {backend.name: backend for backend in _IN_ORDER}
 # A plain global, not a context variable: torch.compile guards on the former and cannot trace the latter.
 _forced: str | None = None
@@ -77,7 +79,7 @@ def choose(request: Request, backend: str | None = None) -> Backend:
                     raise RuntimeError(f"{source}={name!r} cannot run {request.operator}: {verdict.reason}")
                 return candidate
     for candidate in _IN_ORDER:
-        if candidate.can_run(request):
+        if candidate.automatic and candidate.can_run(request):
             return candidate
     raise RuntimeError(f"no backend can run {request}")  # pragma: no cover - the reference runs all that passes checks
 
@@ -93,7 +95,8 @@ def explain(request: Request | None = None, **changes: object) -> str:
     chosen = False
     for backend in _IN_ORDER:
         verdict = backend.can_run(request)
-        mark = "→" if verdict and not chosen else " "
-        chosen = chosen or bool(verdict)
+        takes = bool(verdict) and backend.automatic and not chosen
+        chosen = chosen or takes
+        mark = "→" if takes else " "
         lines.append(f"{mark} {backend.name:<10} {'yes' if verdict else 'no':<4} {verdict.reason}")
     return "\n".join(lines)

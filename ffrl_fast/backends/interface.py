@@ -24,6 +24,7 @@ class Request:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     tangent: bool = False
+    sizes: tuple[int, ...] = ()  # D and the width of each network
 
     def replace(self, **changes: object) -> Request:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
@@ -99,7 +100,9 @@ class Call:
     with_log_det: bool = False
 
     def request(self, operator: str) -> Request:
-        return Request(operator, self.z.device.type, self.z.dtype, self.tangent is not None)
+        banks = (self.bank,) if self.force is None else (self.bank, self.force)
+        sizes = (self.bank.shape.dim, *(bank.shape.width for bank in banks))
+        return Request(operator, self.z.device.type, self.z.dtype, self.tangent is not None, sizes)
 
     def of_force(self) -> Call:
         """The same rows through the force network."""
@@ -139,6 +142,11 @@ class Call:
 class Backend(Protocol):
     @property
     def name(self) -> str: ...
+
+    @property
+    def automatic(self) -> bool:
+        """Whether it may be chosen without being named."""
+        ...
 
     def can_run(self, request: Request) -> Verdict: ...
 

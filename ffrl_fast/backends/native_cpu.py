@@ -65,6 +65,7 @@ class CpuBackend:
     """Fused row tiles in C++ SIMD; float32 and float64; first-order gradients."""
 
     name = "cpu"
+    automatic = True
 
     def can_run(self, request: Request) -> Verdict:
         if request.device != "cpu":

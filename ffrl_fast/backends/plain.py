@@ -34,6 +34,7 @@ class ReferenceBackend:
     """Any device, any floating dtype, any order of derivative."""
 
     name = "reference"
+    automatic = True
 
     def can_run(self, request: Request) -> Verdict:
         if not request.dtype.is_floating_point:

@@ -23,6 +23,13 @@ def register(name: str, schema: str, cpu: Callable[..., Any], fake: Callable[...
     torch.library.register_fake(f"ffrl_fast::{name}", fake, lib=_library)
 
 
+def register_everywhere(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """The operator ``ffrl_fast::name`` of one implementation for every device."""
+    _library.define(f"{name}{schema}")
+    _library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"ffrl_fast::{name}", fake, lib=_library)
+
+
 def register_vmap(name: str, rule: Callable[..., Any]) -> None:
     torch.library.register_vmap(f"ffrl_fast::{name}", rule, lib=_library)
 

@@ -1,0 +1,44 @@
+"""How products round their operands on a GPU: chosen by name, or as torch's own products are set."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from ffrl_fast.gpu.engine import Precision
+
+_OF_TORCH = {"highest": Precision.IEEE, "high": Precision.TF32, "medium": Precision.BF16}
+# A plain global, as the backend's: torch.compile guards on it.
+_forced: Precision | None = None
+
+
+@contextlib.contextmanager
+def use_precision(name: str) -> Iterator[None]:
+    """Within the block the products of the GPU backends on float32 tensors have this precision.
+
+    "ieee" rounds no operand, "tf32" rounds them to 11 significant bits, "bf16" to 8; all sum in float32. Without this
+    the precision is that of ``torch.get_float32_matmul_precision()``: "highest" is ieee, "high" tf32, "medium" bf16.
+    bfloat16 tensors always have bf16 products. The ``cpu`` and ``reference`` backends do not ask.
+
+    Raises:
+        ValueError: for another name.
+    """
+    global _forced
+    if name not in [p.value for p in Precision]:
+        raise ValueError(f"use_precision: expected one of 'ieee', 'tf32', 'bf16', found {name!r}")
+    before, _forced = _forced, Precision(name)
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def precision_for(dtype: torch.dtype) -> Precision:
+    """The precision of products of tensors of ``dtype``."""
+    if dtype == torch.bfloat16:
+        return Precision.BF16
+    if dtype == torch.float64:
+        return Precision.IEEE
+    return _forced if _forced is not None else _OF_TORCH[torch.get_float32_matmul_precision()]
