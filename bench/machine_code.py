@@ -25,8 +25,9 @@ _USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 
 @dataclass
 class Usage:
-    """Of one kernel: registers a thread, bytes of stack and of shared memory, accesses to local memory (spills); and how
-    often its code holds each asynchronous copy (by bytes) and each matrix instruction (by name).
+    """Of one kernel: registers a thread, bytes of stack and of shared memory, accesses to local memory (spills).
+
+    And how often its code holds each asynchronous copy (by bytes) and each matrix instruction (by name).
     """
 
     registers: int
