@@ -119,7 +119,7 @@ def _compile(source: Path, flags: list[str], mutations: Sequence[Mutation], tree
         command = ["g++", *map(moved, flags), "-x", "c++", "-include", moved(str(HEADER)), "-MMD", "-MF", str(depends)]
         _run([*command, "-c", moved(str(source)), "-o", made])
         names = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-        files = {str((Path(str(Path(name).resolve()).replace(str(tree), str(ROOT))))) for name in names}
+        files = {str(Path(str(Path(name).resolve()).replace(str(tree), str(ROOT)))) for name in names}
         made.replace(built)
         record.write_text(json.dumps({name: _digest(Path(name).read_bytes()) for name in sorted(files)}))
     return built
@@ -287,7 +287,7 @@ def run_sanitized(
 ) -> SanitizedRun:
     """Runs a function of a Python file, arguments by JSON, in a process where the sanitizer's library is loaded first.
 
-    The function loads a library built with the same ``sanitize`` and launches; what the sanitizer saw is in ``reports``.
+    The function loads a library built with the same ``sanitize``; what the sanitizer saw is in ``reports``.
     """
     runtime = _run(["g++", f"-print-file-name=lib{sanitize[0]}san.so"]).strip()
     environment = {

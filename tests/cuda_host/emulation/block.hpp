@@ -74,9 +74,8 @@ class Block {
   /// The running thread waits for the other lanes of `mine`. The last to come does the exchange and goes on.
   void meet(const Meeting& mine);
 
-  void run_body() {
-    if (!cancelled_) body_(context_);
-  }
+  /// In the running thread: the kernel. A thread that has not begun when the block is cancelled does not begin.
+  void run_body();
   void fail(const std::string& message);
   void retire();
 
@@ -124,6 +123,18 @@ inline void run_thread() {
   block->retire();
   publish(&launch_end);
   current->fiber.leave(true);
+}
+
+inline void Block::run_body() {
+  void (*body)(void*);
+  void* context;
+  {
+    const Unwatched bookkeeping;
+    if (cancelled_) return;
+    body = body_;
+    context = context_;
+  }
+  body(context);
 }
 
 inline void Block::start() {
