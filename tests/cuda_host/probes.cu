@@ -140,7 +140,8 @@ __global__ void faulty(float* buffer, int size, Fault fault) {
   FFRL_STATIC_SHARED(float, table, [4]);
   const int thread = threadIdx.x, lane = thread % 32;
   const bool first = thread == 0;
-  table[thread % 4] = shared[thread] = 0;
+  shared[thread] = 0;
+  if (thread < 4) table[thread] = 0;
   switch (fault) {
     case kNoFault:
       break;

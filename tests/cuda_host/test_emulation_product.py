@@ -73,7 +73,7 @@ def _found(library: Emulation, bf16: bool, seed: int) -> bool:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_planted_faults_are_found(fault: Mutation) -> None:
-    library = Emulation(build([SOURCE], mutations=[fault]))
+    library = Emulation(build([SOURCE], mutations=[fault], flags=["-O1"]))
     found = [_found(library, bf16=False, seed=seed) for seed in range(10)]
     print(f"{fault}: found in {sum(found)} of 10 orders")
     assert any(found)
