@@ -129,8 +129,8 @@ def _markdown(by_arch: dict[int, list[Kernel]]) -> str:
     lines = [
         "# The GPU kernels as compiled",
         "",
-        "Written by `python -m bench.kernel_budget --write`; nothing here was executed. Registers a thread, shared memory",
-        "of a block in KiB, theoretical occupancy, matrix instructions in the machine code. No kernel spills.",
+        "Written by `python -m bench.kernel_budget --write`; nothing here was executed. Registers a thread, shared",
+        "memory of a block in KiB, theoretical occupancy, matrix instructions in the machine code. No kernel spills.",
     ]
     for arch, kernels in by_arch.items():
         lines += [
