@@ -198,6 +198,16 @@ def test_sap_weighs_classes_equally() -> None:
     assert sap(codes, v, categorical=[0]).score == pytest.approx(0.5)
 
 
+def test_sap_fits_classes_with_equal_weight() -> None:
+    """900 rows of class 0, a third of them with the code of all 100 rows of class 1. Weighed equally that code means
+    class 1 (1 against 1/3), right for (2/3 + 1)/2 = 5/6; unweighed it would mean class 0, of which there are more.
+    """
+    v = np.repeat([0, 1], [900, 100])[:, None]
+    code = np.repeat([0.0, 1.0], [600, 400])
+    codes = np.stack([code, np.zeros(1000)], axis=1)
+    assert sap(codes, v, categorical=[0]).score == pytest.approx(5 / 6 - 1 / 2, abs=0.03)
+
+
 def test_concentration_by_hand() -> None:
     """Rows (1, 0), (½, ½), (0, 0), base 2: 1 − H = 1, 0, −; weights ½, ½, 0: ½. Transposed, columns of three,
     (1, ½, 0)·⅔ and (0, ½, 0)·2: H_3 = (log 3 − ⅔ log 2)/log 3 = 0.5794, 0; weights ¾, ¼: ¾·0.4206 + ¼ = 0.5655.
@@ -240,12 +250,13 @@ def test_factor_vae_by_hand() -> None:
         drawn.append(factor)
         return rng.normal(size=(rows, 2)) * np.array(still[factor])
 
-    found = factor_vae_score(sample, 3, votes=300, held_out_votes=600, rows=8, seed=4)
+    found = factor_vae_score(sample, 3, votes=300, held_out_votes=600, rows=8, seed=5)
     made, new = drawn[1:301], drawn[301:]
     winner = 1 if made.count(1) >= made.count(2) else 2
     assert found.training == pytest.approx((made.count(0) + made.count(winner)) / 300)
     assert found.score == pytest.approx((new.count(0) + new.count(winner)) / 600)
     assert found.score == pytest.approx(2 / 3, abs=0.06)
+    assert found.score != pytest.approx(found.training, abs=1e-6)
 
 
 def test_the_sampler_holds_one_factor(factors: NDArray[np.int64]) -> None:
