@@ -31,14 +31,15 @@ def binary_pattern(row: int) -> NDArray[np.uint8]:
 
 
 def dsprites_arrays(sizes: Sequence[int] = DSPRITES_SIZES) -> dict[str, NDArray[Any]]:
-    """The arrays of a dSprites file: imgs, latents_classes and latents_values."""
-    rows = np.arange(math.prod(sizes))
-    classes = np.stack(np.unravel_index(rows, tuple(sizes)), axis=1).astype(np.int64)
+    """The arrays of a dSprites file; metadata is a pickled dictionary, as in the real one."""
+    count = math.prod(sizes)
+    classes = np.stack(np.unravel_index(np.arange(count), tuple(sizes)), axis=1).astype(np.int64)
     ends = ((1, 1), (1, sizes[1]), (0.5, 1), (0, 2 * np.pi), (0, 1), (0, 1))
     grids = [np.linspace(*end, size) for end, size in zip(ends, sizes, strict=True)]
     values = np.stack([grid[column] for grid, column in zip(grids, classes.T, strict=True)], axis=1)
-    imgs = np.stack([binary_pattern(row) for row in rows])
-    return {"imgs": imgs, "latents_classes": classes, "latents_values": values}
+    imgs = np.stack([binary_pattern(row) for row in range(count)])
+    metadata = np.array({"title": "a small set in the format of dSprites"}, dtype=object)
+    return {"metadata": metadata, "imgs": imgs, "latents_classes": classes, "latents_values": values}
 
 
 def write_dsprites(path: Path, arrays: dict[str, NDArray[Any]] | None = None) -> Path:
@@ -49,12 +50,12 @@ def write_dsprites(path: Path, arrays: dict[str, NDArray[Any]] | None = None) ->
 
 def shapes3d_arrays(sizes: Sequence[int] = SHAPES3D_SIZES) -> dict[str, NDArray[Any]]:
     """The arrays of a 3D Shapes file: images and labels."""
-    rows = np.arange(math.prod(sizes))
-    classes = np.unravel_index(rows, tuple(sizes))
-    grids = [np.arange(size) / size for size in sizes[:3]]
+    count = math.prod(sizes)
+    classes = np.unravel_index(np.arange(count), tuple(sizes))
+    grids: list[NDArray[Any]] = [np.arange(size) / size for size in sizes[:3]]
     grids += [np.linspace(0.75, 1.25, sizes[3]), np.arange(sizes[4]), np.linspace(-30, 30, sizes[5])]
     labels = np.stack([grid[column] for grid, column in zip(grids, classes, strict=True)], axis=1).astype(np.float64)
-    images = np.stack([row_pattern(row, 64, 3) for row in rows])
+    images = np.stack([row_pattern(row, 64, 3) for row in range(count)])
     return {"images": images, "labels": labels}
 
 

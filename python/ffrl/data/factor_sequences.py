@@ -17,7 +17,7 @@ from ffrl.data.factors import Factor, FactorImages, rows_of, states_of
 from ffrl.errors import UserError
 
 SPLIT_SEED = 20232
-"""Seed of the held-out lines. It is not an option: what is held out stays held out in every run."""
+"""Seed of the held-out lines (plus a factor's column). It is not an option: what is held out stays so in every run."""
 HELD_OUT_SHARE = 0.04
 """Share of all images on held-out lines, in equal parts for each moving factor."""
 
@@ -137,7 +137,6 @@ def held_out_lines(factors: Sequence[Factor], columns: Sequence[int]) -> list[Te
 
     Each mask is bool with one dimension for each factor.
     """
-    generator = torch.Generator().manual_seed(SPLIT_SEED)
     distinct = [factor.distinct for factor in factors]
     masks = []
     for column in columns:
@@ -146,7 +145,8 @@ def held_out_lines(factors: Sequence[Factor], columns: Sequence[int]) -> list[Te
         others = by_line.shape[:-1]
         number = others.numel()
         held_out = max(1, round(HELD_OUT_SHARE / len(columns) * number))
-        chosen = torch.randperm(number, generator=generator)[:held_out]
+        # A seed for each factor, so that the order in which they are named does not matter.
+        chosen = torch.randperm(number, generator=torch.Generator().manual_seed(SPLIT_SEED + column))[:held_out]
         by_line[torch.unravel_index(chosen, others)] = True
         masks.append(mask)
     return masks
