@@ -38,7 +38,7 @@ def factor_vae_score(
     dead_variance: float = 0.01,
     seed: int = 0,
 ) -> FactorVAEScore:
-    """FactorVAE score (Kim, Mnih 2018, arXiv 1802.05983, section 4).
+    """FactorVAE score (Kim, Mnih 2018, arXiv 1802.05983).
 
     A vote: draw a factor k and `rows` codes which share its value; name the dimension d that varies least,
     argmin_d Var_rows(c_d) / Var(c_d). The classifier maps each d to the k it was named for most often; the score is how

@@ -19,7 +19,7 @@ class MIG:
 
 
 def mig(codes: ArrayLike, factors: ArrayLike, *, bins: int = BINS) -> MIG:
-    """Mutual information gap (Chen, Li, Grosse, Duvenaud 2018, arXiv 1802.04942, eq. 6).
+    """Mutual information gap (Chen, Li, Grosse, Duvenaud 2018, arXiv 1802.04942).
 
         MIG = 1/F Σ_k (I(c_a; v_k) − I(c_b; v_k)) / H(v_k)
 
