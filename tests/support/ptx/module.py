@@ -63,7 +63,7 @@ class Module:
         described = taken(message)
         if not self._handle:
             raise Fault(described)
-        self._entries = {entry["name"]: entry for entry in json.loads(described)}
+        self._entries: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in json.loads(described)}
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

@@ -52,9 +52,9 @@ def compile(
     ``signature`` gives the types of all parameters that are no constexprs: ``{"x": "*fp32", "rows": "i32"}``.
     ``divisible`` names those that are multiples of 16; by default the pointers.
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    import triton  # type: ignore[import-untyped]
+    from triton.backends.compiler import GPUTarget  # type: ignore[import-untyped]
+    from triton.compiler import ASTSource  # type: ignore[import-untyped]
 
     types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
     missing = [name for name in kernel.arg_names if name not in signature and name not in constexprs]

@@ -1,5 +1,7 @@
 // add, sub, mul, mad, fma, div, rem, min, max, abs, neg; the carries of multi-word integers.
 
+#include <algorithm>
+#include <cfenv>
 #include <cfloat>
 #include <limits>
 
@@ -7,6 +9,20 @@
 
 namespace ptx {
 namespace {
+
+/// Another rounding than to nearest. Volatile, so that the operation stays between the two changes of the mode.
+template <class T, class Op, class... Args>
+T rounded_by(int mode, Op op, Args... x) {
+  std::fesetround(mode);
+  volatile T result = [op](volatile Args... y) { return op(static_cast<T>(y)...); }(x...);
+  std::fesetround(FE_TONEAREST);
+  return result;
+}
+
+int take_rounding(Decoder& d) {
+  const auto name = d.maybe_one_of({"rn", "rz", "rm", "rp"}).value_or("rn");
+  return name == "rz" ? FE_TOWARDZERO : name == "rm" ? FE_DOWNWARD : name == "rp" ? FE_UPWARD : FE_TONEAREST;
+}
 
 /// .ftz and .sat of single precision.
 struct FloatMode {
@@ -58,12 +74,19 @@ Execute half_binary(Decoder& d, Type type, Op op) {
 }
 
 template <class Op>
-Execute float_binary(Decoder& d, Type type, Op op) {
+Execute float_binary(Decoder& d, Type type, Op op, int rounding = FE_TONEAREST) {
   const auto mode = FloatMode::take(d);
-  if (type == Type::f32)
+  const bool nearest = rounding == FE_TONEAREST;
+  if (type == Type::f32 && nearest)
     return binary<float>(d, type, [=](float a, float b) { return mode.out(op(mode.in(a), mode.in(b))); });
+  if (type == Type::f32)
+    return binary<float>(
+        d, type, [=](float a, float b) { return mode.out(rounded_by<float>(rounding, op, mode.in(a), mode.in(b))); });
   if (mode.saturate) d.refuse("not known: .sat of this type");
-  if (type == Type::f64) return binary<double>(d, type, op);
+  if (type == Type::f64 && nearest) return binary<double>(d, type, op);
+  if (type == Type::f64)
+    return binary<double>(d, type, [=](double a, double b) { return rounded_by<double>(rounding, op, a, b); });
+  if (!nearest) d.refuse("not known: this rounding of this type");
   return half_binary(d, type, op);
 }
 
@@ -218,14 +241,29 @@ Execute integer_multiply(Decoder& d, Type type, bool add) {
   }
 }
 
-Execute fused_multiply_add(Decoder& d, Type type) {
+struct Fuse {
+  template <class T>
+  T operator()(T a, T b, T c) const {
+    return std::fma(a, b, c);
+  }
+};
+
+Execute fused_multiply_add(Decoder& d, Type type, int rounding) {
   const auto mode = FloatMode::take(d);
-  if (type == Type::f32)
+  const bool nearest = rounding == FE_TONEAREST;
+  if (type == Type::f32 && nearest)
     return ternary<float>(
-        d, type, [mode](float a, float b, float c) { return mode.out(std::fma(mode.in(a), mode.in(b), mode.in(c))); });
+        d, type, [mode](float a, float b, float c) { return mode.out(Fuse{}(mode.in(a), mode.in(b), mode.in(c))); });
+  if (type == Type::f32)
+    return ternary<float>(d, type, [=](float a, float b, float c) {
+      return mode.out(rounded_by<float>(rounding, Fuse{}, mode.in(a), mode.in(b), mode.in(c)));
+    });
   if (mode.saturate || d.take("relu")) d.refuse("not known: .sat or .relu of this type");
+  if (type == Type::f64 && nearest) return ternary<double>(d, type, Fuse{});
   if (type == Type::f64)
-    return ternary<double>(d, type, [](double a, double b, double c) { return std::fma(a, b, c); });
+    return ternary<double>(d, type,
+                           [=](double a, double b, double c) { return rounded_by<double>(rounding, Fuse{}, a, b, c); });
+  if (!nearest) d.refuse("not known: this rounding of this type");
   const auto op = [](double a, double b, double c) { return a * b + c; };
   if (type == Type::f16)
     return ternary<Half>(d, type, [op](Half a, Half b, Half c) { return in_float<Half>(op, a, b, c); });
@@ -279,21 +317,16 @@ Execute decode_arithmetic(Decoder& d) {
     return width(type) == 8 ? with_carry<std::uint64_t>(d, type, base, carry_in, carry_out)
                             : with_carry<std::uint32_t>(d, type, base, carry_in, carry_out);
   if (is_float(type)) {
-    if (base == "div") {
-      if (type == Type::f32)
-        d.one_of({"rn", "approx", "full"});
-      else
-        d.one_of({"rn"});
-    } else {
-      d.take("rn");
-    }
-    if (base == "add") return float_binary(d, type, Add{});
-    if (base == "sub") return float_binary(d, type, Subtract{});
-    if (base == "mul") return float_binary(d, type, Multiply{});
-    if (base == "div") return float_binary(d, type, Divide{});
+    if (base == "div" && type == Type::f32 && d.maybe_one_of({"approx", "full"}))
+      return float_binary(d, type, Divide{});
+    const int rounding = take_rounding(d);
+    if (base == "add") return float_binary(d, type, Add{}, rounding);
+    if (base == "sub") return float_binary(d, type, Subtract{}, rounding);
+    if (base == "mul") return float_binary(d, type, Multiply{}, rounding);
+    if (base == "div") return float_binary(d, type, Divide{}, rounding);
     if (base == "max") return float_binary(d, type, Extreme<true>{d.take("NaN")});
     if (base == "min") return float_binary(d, type, Extreme<false>{d.take("NaN")});
-    if (base == "fma" || base == "mad") return fused_multiply_add(d, type);
+    if (base == "fma" || base == "mad") return fused_multiply_add(d, type, rounding);
     if (base == "rem") d.refuse("not known: rem of floats");
     const bool negate = base == "neg";
     const auto op = [negate](auto x) { return negate ? -x : std::fabs(x); };

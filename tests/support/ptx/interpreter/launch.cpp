@@ -99,12 +99,19 @@ void run_block(Block& block, Random& random, std::uint64_t limit) {
                         std::to_string(block.index[2]) + ")";
     throw Fault(fault.what() + where);
   }
-  for (auto& warp : block.warps)
+  for (auto& warp : block.warps) {
+    for (const auto* group :
+         {&warp.matrices.open, warp.matrices.committed.empty() ? nullptr : &warp.matrices.committed.back()})
+      if (group && !group->empty()) {
+        const std::uint32_t pc = group->back().reads.back().pc;
+        ++block.launch.races[{"wgmma that is never waited for", pc, pc}];
+      }
     for (auto& queue : warp.copies) {
       for (const auto& group : queue.committed)
         for (const auto& copy : group) block.shared.forget(copy);
       for (const auto& copy : queue.open) block.shared.forget(copy);
     }
+  }
 }
 
 struct Request {
