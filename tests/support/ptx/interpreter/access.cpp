@@ -48,32 +48,32 @@ std::byte* local(Warp& warp, int lane, std::uint64_t at, int bytes) {
 bool take_hints(Decoder& d) {
   bool atomic = false;
   for (const auto* name : {"volatile", "relaxed", "acquire", "release", "acq_rel"}) atomic |= d.take(name);
-  for (const auto* name : {"weak",
-                           "nc",
-                           "ca",
-                           "cg",
-                           "cs",
-                           "lu",
-                           "cv",
-                           "wb",
-                           "wt",
-                           "cta",
-                           "cluster",
-                           "gpu",
-                           "sys",
-                           "L1::evict_normal",
-                           "L1::evict_unchanged",
-                           "L1::evict_first",
-                           "L1::evict_last",
-                           "L1::no_allocate",
-                           "L2::evict_first",
-                           "L2::evict_last",
-                           "L2::evict_normal",
-                           "L2::cache_hint",
-                           "L2::64B",
-                           "L2::128B",
-                           "L2::256B"})
-    d.take(name);
+  static constexpr const char* kHints[] = {"weak",
+                                           "nc",
+                                           "ca",
+                                           "cg",
+                                           "cs",
+                                           "lu",
+                                           "cv",
+                                           "wb",
+                                           "wt",
+                                           "cta",
+                                           "cluster",
+                                           "gpu",
+                                           "sys",
+                                           "L1::evict_normal",
+                                           "L1::evict_unchanged",
+                                           "L1::evict_first",
+                                           "L1::evict_last",
+                                           "L1::no_allocate",
+                                           "L2::evict_first",
+                                           "L2::evict_last",
+                                           "L2::evict_normal",
+                                           "L2::64B",
+                                           "L2::128B",
+                                           "L2::256B"};
+  for (const auto* name : kHints) d.take(name);
+  if (d.take("L2::cache_hint")) d.text(d.count() - 1);  // the policy
   return atomic;
 }
 

@@ -26,7 +26,8 @@ Execute decode_issue(Decoder& d) {
   d.one_of({"ca", "cg"});
   if (!d.take("shared") && !d.take("shared::cta")) d.refuse("not known: this cp.async");
   if (!d.take("global")) d.refuse("not known: this cp.async");
-  bool hint = d.take("L2::cache_hint");
+  const bool hint = d.take("L2::cache_hint");
+  if (hint) d.text(d.count() - 1);
   for (const auto* name : {"L2::64B", "L2::128B", "L2::256B"}) d.take(name);
   const Address to = d.address(0), from = d.address(1);
   const int bytes = static_cast<int>(d.integer(2));

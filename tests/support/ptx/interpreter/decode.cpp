@@ -89,10 +89,13 @@ std::array<int, 3> Decoder::shape() {
 
 void Decoder::finish() const {
   if (!parts_.empty()) refuse("not known: modifier ." + parts_[0]);
+  for (std::size_t i = 0; i < count(); ++i)
+    if (!(used_ >> i & 1)) refuse("not known: operand " + statement_.operands[i]);
 }
 
 const std::string& Decoder::text(std::size_t i) const {
   if (i >= count()) refuse("operand " + std::to_string(i) + " is missing");
+  used_ |= std::uint64_t{1} << i;
   return statement_.operands[i];
 }
 
@@ -266,6 +269,7 @@ Execute decode_one(Decoder& d) {
 Program decode(const ModuleText& module, const Entry& entry) {
   Program program;
   program.name = entry.name;
+  program.threads = entry.threads;
   Names names(program);
   names.labels = entry.labels;
   for (const auto& declared : entry.registers) names.registers(declared);

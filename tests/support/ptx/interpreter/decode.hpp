@@ -60,7 +60,8 @@ class Decoder {
   const std::string& opcode() const { return statement_.opcode[0]; }
   [[noreturn]] void refuse(const std::string& why) const;
 
-  // Modifiers: each is taken from the opcode where it stands; finish() refuses what nobody took.
+  // Modifiers: each is taken from the opcode where it stands; finish() refuses what nobody
+  // took, and operands that nobody read.
   bool take(std::string_view name);
   /// The one of `names` that is there; refuses if none is.
   std::string one_of(std::initializer_list<std::string_view> names);
@@ -71,7 +72,10 @@ class Decoder {
   std::array<int, 3> shape();
   void finish() const;
   /// Passes over all modifiers, of an instruction that is only a hint.
-  void take_all() { parts_.clear(); }
+  void take_all() {
+    parts_.clear();
+    used_ = ~std::uint64_t{0};
+  }
 
   // Operands.
   std::size_t count() const { return statement_.operands.size(); }
@@ -122,6 +126,7 @@ class Decoder {
  private:
   Names& names_;
   const Statement& statement_;
+  mutable std::uint64_t used_ = 0;  // a bit for each operand that was read
   std::vector<std::string> parts_;
 };
 

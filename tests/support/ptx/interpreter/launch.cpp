@@ -135,6 +135,10 @@ std::string run(Module& module, const Request& request) {
   const std::uint32_t threads = request.block[0] * request.block[1] * request.block[2];
   if (threads == 0 || threads > kWarp * kMaxWarps) throw Fault("a block of " + std::to_string(threads) + " threads");
 
+  if (program.threads && threads != program.threads)
+    throw Fault("a block of " + std::to_string(threads) + " threads where the kernel demands " +
+                std::to_string(program.threads));
+
   GlobalMemory global(program.granule);
   auto module_buffers = program.module_buffers;
   for (auto& bytes : module_buffers) global.add(bytes.data(), bytes.size(), "a variable of the module");

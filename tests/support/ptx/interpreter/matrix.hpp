@@ -23,12 +23,18 @@ inline double element(Type type, const std::byte* at) {
   return static_cast<double>(std::bit_cast<_Float16>(bits));
 }
 
-/// c (m, n) += a (m, k) b (k, n), all of them row by row.
+/// c (m, n) += a (m, k) b (k, n), all of them row by row; n a multiple of 8.
 inline void multiply_add(int m, int n, int k, const double* a, const double* b, double* c) {
-  for (int i = 0; i < m; ++i)
-    for (int l = 0; l < k; ++l) {
-      const double x = a[i * k + l];
-      for (int j = 0; j < n; ++j) c[i * n + j] += x * b[l * n + j];
+  constexpr int kColumns = 8;
+  for (int j = 0; j < n; j += kColumns)
+    for (int i = 0; i < m; ++i) {
+      double sum[kColumns];
+      std::memcpy(sum, c + i * n + j, sizeof(sum));
+      for (int l = 0; l < k; ++l) {
+        const double x = a[i * k + l];
+        for (int column = 0; column < kColumns; ++column) sum[column] += x * b[l * n + j + column];
+      }
+      std::memcpy(c + i * n + j, sum, sizeof(sum));
     }
 }
 

@@ -59,6 +59,7 @@ struct Parameter {
 
 struct Program {
   std::string name;
+  std::uint32_t threads = 0;  // of a block, where the entry demands a number
   std::vector<Parameter> parameters;
   std::uint32_t parameter_bytes = 0;
   std::vector<Instruction> instructions;

@@ -108,6 +108,17 @@ std::vector<Variable> read_parameters(const std::string& text) {
   return out;
 }
 
+/// `.reqntid x, y, z`, multiplied; 0 without it.
+std::uint32_t demanded_threads(const std::string& head) {
+  const auto list = words(head);
+  const auto at = std::find(list.begin(), list.end(), ".reqntid");
+  if (at == list.end()) return 0;
+  std::uint32_t out = 1;
+  for (auto word = at + 1; word != list.end() && (*word)[0] != '.'; ++word)
+    if (*word != ",") out *= static_cast<std::uint32_t>(std::stoul(*word));
+  return out;
+}
+
 /// The statements of one body, with the scopes of register names resolved by renaming.
 class BodyReader {
  public:
@@ -293,6 +304,7 @@ ModuleText read_module(const std::string& source) {
         entry.name = entry.name.substr(0, entry.name.find_first_of(" .\n"));
       else
         entry.parameters = read_parameters(head.substr(open + 1, head.rfind(')') - open - 1));
+      entry.threads = demanded_threads(head);
       advance(brace + 1);
       const auto close = block_end(brace);
       BodyReader(text.substr(at, close - at), line, entry);

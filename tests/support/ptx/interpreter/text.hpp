@@ -39,6 +39,7 @@ struct Statement {
 
 struct Entry {
   std::string name;
+  std::uint32_t threads = 0;  // of a block, where the entry demands a number
   std::vector<Variable> parameters, variables;
   std::vector<Registers> registers;
   std::vector<Statement> statements;
