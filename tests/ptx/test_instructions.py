@@ -291,6 +291,7 @@ def test_functions_to_the_last_place(name):
 def test_what_is_not_known_is_named_when_it_is_reached(code):
     arrays = [values("f32", 0), values("f32", 1), np.zeros(LANES, np.float32)]
     module = ptx.Module(elementwise(code, "f32 f32", "f32"))
+    assert len(module.refusals("k")) == 1
     with pytest.raises(ptx.Fault, match=code.split(" ")[0].replace(".", r"\.")):
         module.launch("k", (1,), (LANES,), arrays)
     ptx.Module(elementwise(f"bra PAST; {code} PAST:", "f32 f32", "f32")).launch("k", (1,), (LANES,), arrays)

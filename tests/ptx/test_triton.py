@@ -78,6 +78,37 @@ def test_matmul(arch, format):
     assert launch.traffic[2] == (0, m * n * 4, 0, m * n * 4, 0, 64 * 64 * 4)
 
 
+@triton.jit
+def product_of_transposes(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    i, j, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    sum = tl.zeros((BM, BN), tl.float32)
+    for k0 in range(0, K, BK):
+        x, y = tl.load(a + (k0 + k[:, None]) * M + i[None, :]), tl.load(b + j[:, None] * K + k0 + k[None, :])
+        scaled = (tl.trans(x) * 2).to(x.dtype)
+        sum = tl.dot(scaled, tl.trans(y), sum)
+    tl.store(c + i[:, None] * N + j[None, :], sum)
+
+
+@pytest.mark.parametrize(
+    "bm, bn, bk, num_warps", [(64, 32, 16, 4), (64, 128, 64, 4), (128, 64, 32, 8), (128, 256, 32, 8)]
+)
+@pytest.mark.parametrize("format", ["tf32", "bf16"])
+@pytest.mark.parametrize("arch", [80, 90])
+def test_layouts_of_matrix_operands(arch, format, bm, bn, bk, num_warps):
+    """Operands in registers and in shared memory, either way round, by all widths of swizzle; two groups of warps."""
+    pointer, dtype, _, tolerance = FORMATS[format]
+    signature = {"a": pointer, "b": pointer, "c": "*fp32", "M": "i32", "N": "i32", "K": "i32"}
+    constants = {"BM": bm, "BN": bn, "BK": bk}
+    kernel = ptx.triton.compile(product_of_transposes, signature, constants, arch, num_warps, divisible=list(signature))
+    generator, k = torch.Generator().manual_seed(0), 64
+    a, b = (torch.randn(shape, generator=generator).to(dtype) for shape in ((k, bm), (bn, k)))
+    c = ptx.fresh(bm, bn)
+    launch = kernel.launch((1,), (a, b, c, bm, bn, k)).require_no_races()
+    exact = 2 * a.double().T @ b.double().T
+    assert (c - exact).abs().max() < tolerance * exact.abs().max()
+    assert launch.matrix and all(shape.startswith("m64" if arch == 90 else "m16") for shape in launch.matrix)
+
+
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_barrier_and_wait_that_is_missing_is_reported(arch, format):

@@ -74,6 +74,10 @@ class Module:
         """The names of the kernels."""
         return tuple(self._entries)
 
+    def refusals(self, entry: str) -> tuple[str, ...]:
+        """Why instructions of a kernel are not known: each raises where it is reached."""
+        return tuple(why for _, _, why in self._entries[self.entry(entry)]["instructions"] if why)
+
     def entry(self, name: str) -> str:
         """The one kernel whose name contains ``name``."""
         if name in self._entries:
@@ -165,7 +169,7 @@ class Module:
     def _read(self, name: str, report: dict[str, Any], where: list[int]) -> Launch:
         instructions = self._entries[name]["instructions"]
         executed: Counter[str] = Counter()
-        for (opcode, _), times in zip(instructions, report["executed"], strict=True):
+        for (opcode, _, _), times in zip(instructions, report["executed"], strict=True):
             if times:
                 executed[opcode] += times
         races = tuple(

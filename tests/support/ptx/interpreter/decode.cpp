@@ -293,7 +293,8 @@ Program decode(const ModuleText& module, const Entry& entry) {
     } catch (const Fault& fault) {
       out.kind = Instruction::plain;
       out.predicated = false;
-      out.run = [message = std::string(fault.what())](Warp&, Lanes) { throw Fault(message); };
+      out.refusal = fault.what();
+      out.run = [message = out.refusal](Warp&, Lanes) { throw Fault(message); };
     }
     program.instructions.push_back(std::move(out));
   }

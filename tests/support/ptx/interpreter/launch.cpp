@@ -44,7 +44,7 @@ std::string described(const Module& module) {
     out << "],\"instructions\":[";
     for (const auto& instruction : program.instructions)
       out << (&instruction == program.instructions.data() ? "" : ",") << '[' << quoted(instruction.opcode) << ','
-          << quoted(instruction.text) << ']';
+          << quoted(instruction.text) << ',' << quoted(instruction.refusal) << ']';
     out << "]}";
   }
   out << ']';

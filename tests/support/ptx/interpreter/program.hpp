@@ -44,6 +44,7 @@ struct Instruction {
   Slot members;              // of a collective: the lanes that it names; width 0: the whole warp
   BarrierCall barrier_call;
   std::string text, opcode;
+  std::string refusal;  // why it is not known; thrown when it is reached
 };
 
 /// The windows of generic addresses: bits 36 and up.
