@@ -1,5 +1,6 @@
 """Triton kernels of the operators; :class:`TritonEngine` is their way in."""
 
 from .engine import TritonEngine
+from .variants import variants
 
-__all__ = ["TritonEngine"]
+__all__ = ["TritonEngine", "variants"]

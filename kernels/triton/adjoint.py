@@ -23,7 +23,7 @@ class Adjoint:
     dW_ℓ = d_p[ℓ]ᵀ s[ℓ] + h[ℓ]ᵀ d_v[ℓ] and dW_in = d_qᵀ inputs + g_aᵀ grad_cotangent, over the slots of a network.
     """
 
-    z: Tensor | None  # (B, D)
+    z: Tensor | None  # (B, D); with gates (networks, B, D), to be summed
     tau: Tensor | None  # (networks or 1, B or 1, H)
     dtau: Tensor | None
     gates: Tensor | None  # (B, K)
@@ -45,6 +45,7 @@ def empty_adjoint(call: Call, wanted: Wanted, value_only: bool) -> Adjoint:
     rows, plan, blocks = call.rows, call.plan, call.blocks
     depth, slots, width = rows.shape.depth, blocks.slots, plan.width
     derivatives = 0 if value_only else slots
+    networks = (blocks.networks,) if rows.gates is not None else ()
 
     def conditioning_gradient(x: Tensor | None, want: bool) -> Tensor | None:
         if x is None or not want:
@@ -60,7 +61,7 @@ def empty_adjoint(call: Call, wanted: Wanted, value_only: bool) -> Adjoint:
     own = any_tau is not None and any_tau.shape[0] > 1
     size = any_tau.shape[1] * any_tau.shape[2] if any_tau is not None and own else 0
     return Adjoint(
-        z=rows.z.new_empty(rows.z.shape) if wanted.z else None,
+        z=call.empty(*networks, *rows.z.shape, dtype=call.sum_type if networks else rows.z.dtype) if wanted.z else None,
         tau=tau,
         dtau=dtau,
         gates=torch.empty_like(rows.gates) if wanted.gates and rows.gates is not None else None,

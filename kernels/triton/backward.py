@@ -24,8 +24,8 @@ from .rows import (
     load_rows,
     load_slots,
     load_vector,
+    network_of_block,
     rows_of_block,
-    slots_of_block,
     store_rows,
     store_slots,
 )
@@ -66,7 +66,6 @@ def store_sum(sums, which, first, x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_rows(
-    z,  # (B, dim), pitch z_pitch
     theta,  # (K, parameters)
     w_in,  # packed, as in forward_rows
     w_in_transposed,
@@ -77,10 +76,8 @@ def backward_rows(
     order,
     block_network,
     gates,
-    grad,  # (B, dim), of the forward
-    u_bar,  # the cotangents: (B,), (B,), (B, dim), (B,)
+    u_bar,  # the cotangents, (B,) each
     dt_bar,
-    grad_bar,
     residual_bar,
     a_kept,  # (slots, WIDTH) each
     c_kept,
@@ -90,9 +87,8 @@ def backward_rows(
     d_tau,  # where each row has its own: (K, B, width)
     d_dtau,
     d_gates,  # (B, K)
-    inputs,  # the factors: z and ḡ, (slots, DIM) each …
-    grad_cotangent,
-    s,  # … and (slots, WIDTH) each
+    grad_cotangent,  # (slots, DIM): ḡ with the residual's share in it
+    s,  # the factors, (slots, WIDTH) each
     g_a,
     h,
     d_v,
@@ -104,8 +100,6 @@ def backward_rows(
     blocks,
     dim,
     width,
-    z_pitch,
-    grad_bar_pitch,
     first_network,
     parameters,
     w_out_at,
@@ -121,7 +115,6 @@ def backward_rows(
     has_dtau,
     has_u_bar,
     has_dt_bar,
-    has_grad_bar,
     has_residual_bar,
     out_tanh,
     want_z,
@@ -142,139 +135,124 @@ def backward_rows(
     SUM: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """One block of rows; grid (blocks,). With gates the block goes through all networks, one after the other."""
+    """One block of rows; grid (all blocks,). With gates d_z is (networks, B, dim)."""
     block = tl.program_id(0)
-    first = 0
-    end = networks
-    if grouped != 0:
-        first = tl.load(block_network + block)
-        end = tl.where(first < 0, first, first + 1)
-    elif gated == 0:
-        end = 1
+    network = network_of_block(block, block_network, blocks, grouped, gated)
+    row = rows_of_block(block % blocks, order, rows, grouped, BLOCK_ROWS)
+    slot = block.to(tl.int64) * BLOCK_ROWS
+    weights = theta + (first_network + network) * parameters
+    in_k = w_in + network * (WIDTH * DIM)
+    in_transposed_k = w_in_transposed + network * (WIDTH * DIM)
+    hid_k = w_hid + network * (WIDTH * WIDTH)
+    hid_transposed_k = w_hid_transposed + network * (WIDTH * WIDTH)
+    tau_k = tau + tau_at + network * tau_network
+    dtau_k = dtau + tau_at + network * tau_network
+    d_tau_k = d_tau + d_tau_at + network * d_tau_network
+    d_dtau_k = d_dtau + d_tau_at + network * d_tau_network
     tau_row = tau_per_row * width
-    row = rows_of_block(block, order, rows, grouped, BLOCK_ROWS)
-    bar_u, bar_t, bar_r = folded_cotangents(
+    block_sums = sums + block.to(tl.int64) * (_SUMS * WIDTH)
+
+    bar_u, bar_t, _ = folded_cotangents(
         row, u_bar, dt_bar, residual_bar, has_u_bar, has_dt_bar, has_residual_bar, SUM
     )
+    value = tl.load(value_kept + slot + tl.arange(0, BLOCK_ROWS)).to(SUM)
+    slope = tl.where(out_tanh != 0, 1.0 - value * value, 1.0)
+    gate = load_row_scalars(gates + network, row, gated, networks, SUM)
+    gate = tl.where(gated != 0, gate, 1.0)
+    gated_slope = gate * slope
 
-    for k in range(first, end):
-        slot_block = block + tl.where(gated != 0, k * blocks, 0)
-        slot = slots_of_block(slot_block, BLOCK_ROWS)
-        network = tl.full((), 0, tl.int64) + k
-        weights = theta + (first_network + network) * parameters
-        in_k = w_in + network * (WIDTH * DIM)
-        in_transposed_k = w_in_transposed + network * (WIDTH * DIM)
-        hid_k = w_hid + network * (WIDTH * WIDTH)
-        hid_transposed_k = w_hid_transposed + network * (WIDTH * WIDTH)
-        tau_k = tau + tau_at + network * tau_network
-        dtau_k = dtau + tau_at + network * tau_network
-        d_tau_k = d_tau + d_tau_at + network * d_tau_network
-        d_dtau_k = d_dtau + d_tau_at + network * d_tau_network
-        block_sums = sums + slot_block.to(tl.int64) * (_SUMS * WIDTH)
-
-        value = tl.load(value_kept + slot).to(SUM)
-        slope = tl.where(out_tanh != 0, 1.0 - value * value, 1.0)
-        gate = load_row_scalars(gates + k, row, gated, networks, SUM)
-        gate = tl.where(gated != 0, gate, 1.0)
-        gated_slope = gate * slope
-
-        d_ga = ()
-        for _ in tl.static_range(CHUNKS):
-            d_ga = d_ga + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
+    d_ga = ()
+    for _ in tl.static_range(CHUNKS):
+        d_ga = d_ga + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
+    if not VALUE_ONLY:
         for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):
-            x = load_rows(z, row, z_pitch, d, dim, 1, BLOCK_DIM, OPERAND)
-            store_slots(inputs, slot, DIM, d, x, BLOCK_DIM)
-            if not VALUE_ONLY:
-                g_bar = load_rows(grad_bar, row, grad_bar_pitch, d, dim, has_grad_bar, BLOCK_DIM, SUM)
-                g_bar += bar_r[:, None] * load_rows(grad, row, dim, d, dim, has_residual_bar, BLOCK_DIM, SUM)
-                g_bar = g_bar.to(OPERAND)
-                store_slots(grad_cotangent, slot, DIM, d, g_bar, BLOCK_DIM)
-                next_d_ga = ()
-                for j in tl.static_range(CHUNKS):
-                    w = times_transpose(in_k, j * CHUNK, d, DIM, CHUNK, BLOCK_DIM)
-                    next_d_ga = next_d_ga + (product(g_bar, w, d_ga[j], PRECISION),)
-                d_ga = next_d_ga
-
-        d_slope = tl.zeros((BLOCK_ROWS,), SUM)
-        d_v_tiles = ()
-        d_s = ()
-        for j in tl.static_range(CHUNKS):
-            d_s = d_s + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
-            a = load_slots(a_kept, slot, WIDTH, j * CHUNK, CHUNK, SUM)
-            s_j = a + load_rows(tau_k, row, tau_row, j * CHUNK, width, has_tau, CHUNK, SUM)
-            store_slots(s, slot, WIDTH, j * CHUNK, s_j, CHUNK)
-            if not VALUE_ONLY:
-                v = load_slots(v_kept, slot, WIDTH, j * CHUNK, CHUNK, SUM)
-                a1 = 1.0 - a * a
-                rate = load_rows(dtau_k, row, tau_row, j * CHUNK, width, has_dtau, CHUNK, SUM)
-                d_gs = d_ga[j] * a1 + bar_t[:, None] * rate
-                d_slope += tl.sum(d_gs * v, 1)
-                g_s = gated_slope[:, None] * v
-                store_slots(g_a, slot, WIDTH, j * CHUNK, g_s * a1, CHUNK)
-                store_slots(d_a, slot, WIDTH, j * CHUNK, -2.0 * a * d_ga[j] * g_s, CHUNK)
-                d_v_j = (gated_slope[:, None] * d_gs).to(OPERAND)
-                store_slots(d_v, slot, WIDTH, j * CHUNK, d_v_j, CHUNK)
-                d_v_tiles = d_v_tiles + (d_v_j,)
-                if want_dtau != 0:
-                    d_rate = bar_t[:, None] * g_s
-                    if tau_per_row != 0:
-                        store_rows(d_dtau_k, row, width, j * CHUNK, width, d_rate, 1, CHUNK)
-                    else:
-                        store_sum(block_sums, SUM_DTAU, j * CHUNK, d_rate, WIDTH, CHUNK)
-
-        d_out = gate * (bar_u + tl.where(out_tanh != 0, -2.0 * value * d_slope, 0.0)) * slope
-        tl.store(block_sums + _SUM_B_OUT * WIDTH, tl.sum(d_out, 0))
-        if want_gates != 0:
-            tl.store(d_gates + row * networks + k, (bar_u * value + slope * d_slope).to(d_gates.dtype.element_ty), mask=row >= 0)
-
-        for n in tl.range(0, WIDTH, BLOCK_UNITS, num_stages=STAGES):
-            c = load_slots(c_kept, slot, WIDTH, n, BLOCK_UNITS, SUM)
-            w_out = load_vector(weights + w_out_at, n, width, BLOCK_UNITS, SUM)
-            c1 = 1.0 - c * c
-            d_w_out = d_out[:, None] * c
-            d_c = d_out[:, None] * w_out
-            if not VALUE_ONLY:
-                d_h = tl.zeros((BLOCK_ROWS, BLOCK_UNITS), SUM)
-                for j in tl.static_range(CHUNKS):
-                    w = times_transpose(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK)
-                    d_h = product(d_v_tiles[j], w, d_h, PRECISION)
-                d_w_out += d_h * c1
-                d_c += -2.0 * c * d_h * w_out
-                store_slots(h, slot, WIDTH, n, w_out * c1, BLOCK_UNITS)
-            d_p_n = d_c * c1
-            store_sum(block_sums, _SUM_W_OUT, n, d_w_out, WIDTH, BLOCK_UNITS)
-            store_sum(block_sums, SUM_B_HID, n, d_p_n, WIDTH, BLOCK_UNITS)
-            d_p_n = d_p_n.to(OPERAND)
-            store_slots(d_p, slot, WIDTH, n, d_p_n, BLOCK_UNITS)
-            next_d_s = ()
+            g_bar = load_slots(grad_cotangent, slot, DIM, d, BLOCK_ROWS, BLOCK_DIM, OPERAND)
+            next_d_ga = ()
             for j in tl.static_range(CHUNKS):
-                w = times_itself(hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
-                next_d_s = next_d_s + (product(d_p_n, w, d_s[j], PRECISION),)
-            d_s = next_d_s
+                w = times_transpose(in_k, j * CHUNK, d, DIM, CHUNK, BLOCK_DIM)
+                next_d_ga = next_d_ga + (product(g_bar, w, d_ga[j], PRECISION),)
+            d_ga = next_d_ga
 
+    d_slope = tl.zeros((BLOCK_ROWS,), SUM)
+    d_v_tiles = ()
+    d_s = ()
+    for j in tl.static_range(CHUNKS):
+        d_s = d_s + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
+        a = load_slots(a_kept, slot, WIDTH, j * CHUNK, BLOCK_ROWS, CHUNK, SUM)
+        s_j = a + load_rows(tau_k, row, tau_row, j * CHUNK, width, has_tau, CHUNK, SUM)
+        store_slots(s, slot, WIDTH, j * CHUNK, s_j, BLOCK_ROWS, CHUNK)
         if not VALUE_ONLY:
-            tl.debug_barrier()  # d_a is read back in another layout than it was written in
-        d_q_tiles = ()
-        for j in tl.static_range(CHUNKS):
-            d_a_j = d_s[j]
-            if want_tau != 0:
+            v = load_slots(v_kept, slot, WIDTH, j * CHUNK, BLOCK_ROWS, CHUNK, SUM)
+            a1 = 1.0 - a * a
+            rate = load_rows(dtau_k, row, tau_row, j * CHUNK, width, has_dtau, CHUNK, SUM)
+            d_gs = d_ga[j] * a1 + bar_t[:, None] * rate
+            d_slope += tl.sum(d_gs * v, 1)
+            g_s = gated_slope[:, None] * v
+            store_slots(g_a, slot, WIDTH, j * CHUNK, g_s * a1, BLOCK_ROWS, CHUNK)
+            store_slots(d_a, slot, WIDTH, j * CHUNK, -2.0 * a * d_ga[j] * g_s, BLOCK_ROWS, CHUNK)
+            d_v_j = (gated_slope[:, None] * d_gs).to(OPERAND)
+            store_slots(d_v, slot, WIDTH, j * CHUNK, d_v_j, BLOCK_ROWS, CHUNK)
+            d_v_tiles = d_v_tiles + (d_v_j,)
+            if want_dtau != 0:
+                d_rate = bar_t[:, None] * g_s
                 if tau_per_row != 0:
-                    store_rows(d_tau_k, row, width, j * CHUNK, width, d_a_j, 1, CHUNK)
+                    store_rows(d_dtau_k, row, width, j * CHUNK, width, d_rate, 1, CHUNK)
                 else:
-                    store_sum(block_sums, SUM_TAU, j * CHUNK, d_a_j, WIDTH, CHUNK)
-            if not VALUE_ONLY:
-                d_a_j += load_slots(d_a, slot, WIDTH, j * CHUNK, CHUNK, SUM)
-            a = load_slots(a_kept, slot, WIDTH, j * CHUNK, CHUNK, SUM)
-            d_q_j = d_a_j * (1.0 - a * a)
-            store_sum(block_sums, SUM_B_IN, j * CHUNK, d_q_j, WIDTH, CHUNK)
-            d_q_j = d_q_j.to(OPERAND)
-            store_slots(d_q, slot, WIDTH, j * CHUNK, d_q_j, CHUNK)
-            d_q_tiles = d_q_tiles + (d_q_j,)
-        if want_z != 0:
-            for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):
-                g = load_rows(d_z, row, dim, d, dim, k > first, BLOCK_DIM, SUM)
-                for j in tl.static_range(CHUNKS):
-                    w = times_itself(in_k, in_transposed_k, j * CHUNK, d, DIM, WIDTH, CHUNK, BLOCK_DIM, TRANSPOSED)
-                    g = product(d_q_tiles[j], w, g, PRECISION)
-                store_rows(d_z, row, dim, d, dim, g, 1, BLOCK_DIM)
-            tl.debug_barrier()  # the next network adds to d_z
+                    store_sum(block_sums, SUM_DTAU, j * CHUNK, d_rate, WIDTH, CHUNK)
+
+    d_out = gate * (bar_u + tl.where(out_tanh != 0, -2.0 * value * d_slope, 0.0)) * slope
+    tl.store(block_sums + _SUM_B_OUT * WIDTH, tl.sum(d_out, 0))
+    if want_gates != 0:
+        tl.store(d_gates + row * networks + network, (bar_u * value + slope * d_slope).to(d_gates.dtype.element_ty), mask=row >= 0)
+
+    for n in tl.range(0, WIDTH, BLOCK_UNITS, num_stages=STAGES):
+        c = load_slots(c_kept, slot, WIDTH, n, BLOCK_ROWS, BLOCK_UNITS, SUM)
+        w_out = load_vector(weights + w_out_at, n, width, BLOCK_UNITS, SUM)
+        c1 = 1.0 - c * c
+        d_w_out = d_out[:, None] * c
+        d_c = d_out[:, None] * w_out
+        if not VALUE_ONLY:
+            d_h = tl.zeros((BLOCK_ROWS, BLOCK_UNITS), SUM)
+            for j in tl.static_range(CHUNKS):
+                w = times_transpose(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK)
+                d_h = product(d_v_tiles[j], w, d_h, PRECISION)
+            d_w_out += d_h * c1
+            d_c += -2.0 * c * d_h * w_out
+            store_slots(h, slot, WIDTH, n, w_out * c1, BLOCK_ROWS, BLOCK_UNITS)
+        d_p_n = d_c * c1
+        store_sum(block_sums, _SUM_W_OUT, n, d_w_out, WIDTH, BLOCK_UNITS)
+        store_sum(block_sums, SUM_B_HID, n, d_p_n, WIDTH, BLOCK_UNITS)
+        d_p_n = d_p_n.to(OPERAND)
+        store_slots(d_p, slot, WIDTH, n, d_p_n, BLOCK_ROWS, BLOCK_UNITS)
+        next_d_s = ()
+        for j in tl.static_range(CHUNKS):
+            w = times_itself(hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
+            next_d_s = next_d_s + (product(d_p_n, w, d_s[j], PRECISION),)
+        d_s = next_d_s
+
+    if not VALUE_ONLY:
+        tl.debug_barrier()  # d_a is read back in another layout than it was written in
+    d_q_tiles = ()
+    for j in tl.static_range(CHUNKS):
+        d_a_j = d_s[j]
+        if want_tau != 0:
+            if tau_per_row != 0:
+                store_rows(d_tau_k, row, width, j * CHUNK, width, d_a_j, 1, CHUNK)
+            else:
+                store_sum(block_sums, SUM_TAU, j * CHUNK, d_a_j, WIDTH, CHUNK)
+        if not VALUE_ONLY:
+            d_a_j += load_slots(d_a, slot, WIDTH, j * CHUNK, BLOCK_ROWS, CHUNK, SUM)
+        a = load_slots(a_kept, slot, WIDTH, j * CHUNK, BLOCK_ROWS, CHUNK, SUM)
+        d_q_j = d_a_j * (1.0 - a * a)
+        store_sum(block_sums, SUM_B_IN, j * CHUNK, d_q_j, WIDTH, CHUNK)
+        d_q_j = d_q_j.to(OPERAND)
+        store_slots(d_q, slot, WIDTH, j * CHUNK, d_q_j, BLOCK_ROWS, CHUNK)
+        d_q_tiles = d_q_tiles + (d_q_j,)
+    if want_z != 0:
+        d_z_k = d_z + tl.where(gated != 0, network * rows * dim, 0)
+        for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):
+            g = tl.zeros((BLOCK_ROWS, BLOCK_DIM), SUM)
+            for j in tl.static_range(CHUNKS):
+                w = times_itself(in_k, in_transposed_k, j * CHUNK, d, DIM, WIDTH, CHUNK, BLOCK_DIM, TRANSPOSED)
+                g = product(d_q_tiles[j], w, g, PRECISION)
+            store_rows(d_z_k, row, dim, d, dim, g, 1, BLOCK_DIM)

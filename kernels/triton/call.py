@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffrl_fast.gpu.engine import Precision, Rows
+from ffrl_fast.gpu.engine import Cotangents, Forward, Precision, Rows
 
 from .blocks import Plan
+from .gather import combine, gather
 from .groups import Blocks, blocks_of
 from .launch import TRITON_TYPE, Launch, Launcher
 from .packing import TILE, pack
@@ -78,27 +79,100 @@ class Call:
             size *= n
         return offset + layer * size
 
+    def empty_fields(self, value_only: bool) -> Forward:
+        """Room for u, dt and grad: with gates of each network in turn, (networks, B, …), in the sums' type."""
+        z, count = self.rows.z, self.rows.z.shape[0]
+        networks = () if self.rows.gates is None else (self.blocks.networks,)
+        dtype = z.dtype if self.rows.gates is None else self.sum_type
+        derivatives = 0 if value_only else count
+        return Forward(
+            self.empty(*networks, count, dtype=dtype),
+            self.empty(*networks, derivatives, dtype=dtype),
+            self.empty(*networks, derivatives, z.shape[1], dtype=dtype),
+            None,
+            None,
+            (),
+        )
+
     def activations(self, saved: tuple[Tensor, ...] | None = None) -> Activations:
         return Activations(*(saved or empty_activations(self.rows, self.plan, self.blocks.slots, self.operand_type)))
 
     def placement(self) -> dict[str, Any]:
         """The arguments that say which rows and which network a block has."""
-        rows, blocks, shape = self.rows, self.blocks, self.rows.shape
+        rows, blocks = self.rows, self.blocks
         device = rows.z.device
         return {
             "order": torch.empty(0, dtype=torch.int64, device=device) if blocks.order is None else blocks.order,
             "block_network": self._int32(blocks.network),
-            "gates": self.given(rows.gates),
             "rows": rows.z.shape[0],
             "blocks": blocks.per_network,
-            "networks": blocks.networks,
             "grouped": int(blocks.grouped),
             "gated": int(rows.gates is not None),
+        }
+
+    def sizes(self) -> dict[str, Any]:
+        shape = self.rows.shape
+        return {
             "first_network": self.first_network,
             "parameters": shape.num_parameters,
             "dim": shape.dim,
             "width": shape.width,
         }
+
+    def gate_weights(self) -> dict[str, Any]:
+        return {"gates": self.given(self.rows.gates), "networks": self.blocks.networks}
+
+    def cotangents(self, cotangents: Cotangents) -> dict[str, Any]:
+        """Those of one number a row."""
+        bars = {"u_bar": cotangents.u, "dt_bar": cotangents.dt, "residual_bar": cotangents.residual}
+        return {
+            **{name: self.given(x) for name, x in bars.items()},
+            **{f"has_{name}": int(x is not None) for name, x in bars.items()},
+        }
+
+    def gather(self, x: Tensor | None, out: Tensor, added: Tensor | None = None, factor: Tensor | None = None) -> None:
+        """out (slots, pitch) = x + factor · added for the row of each slot; x and added (B, D) or None, 0."""
+        shape, pitch = self.rows.shape, out.shape[1]
+        block = min(64, pitch & -pitch)
+        placement = self.placement()
+        for name in ("block_network", "gated"):
+            del placement[name]
+        arguments = {
+            "x": self.given(x),
+            "added": self.given(added),
+            "factor": self.given(factor),
+            "out": out,
+            **placement,
+            "size": shape.dim,
+            "x_row": shape.dim if x is None else x.stride(0),
+            "pitch": pitch,
+            "given": int(x is not None),
+            "added_given": int(added is not None),
+        }
+        constants = {"BLOCK_ROWS": self.blocks.size, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
+        self.launch(Launch(gather, (self.blocks.count, pitch // block), arguments, constants, 4))
+
+    def combine(self, each: Forward, out: Forward, drive: Tensor | None, value_only: bool) -> None:
+        """out = Σ_k g_k (u, dt, grad) of ``each`` (networks, …), and the residual of the sums."""
+        rows = self.rows
+        arguments = {
+            "u_each": each.u,
+            "dt_each": each.dt,
+            "grad_each": each.grad,
+            **self.gate_weights(),
+            "drive": self.given(drive),
+            "u": out.u,
+            "dt": out.dt,
+            "grad": out.grad,
+            "residual": self.given(out.residual),
+            "rows": rows.z.shape[0],
+            "dim": rows.shape.dim,
+            "gated": int(rows.gates is not None),
+            "has_drive": int(drive is not None),
+            "value_only": int(value_only),
+        }
+        constants = {"BLOCK_ROWS": 32, "BLOCK": 64, "SUM": TRITON_TYPE[self.sum_type]}
+        self.launch(Launch(combine, (-(-rows.z.shape[0] // 32),), arguments, constants, 4))
 
     def ranges(self) -> dict[str, Any]:
         """The arguments that say which blocks a network has."""

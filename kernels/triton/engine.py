@@ -60,7 +60,12 @@ class TritonEngine:
         if count:
             call = self._call(rows, precision)
             kept = Activations(*saved) if saved else None
-            fused.forward(call, out, kept, value_only=value_only, drive=drive)
+            if rows.gates is None:
+                fused.forward(call, out, kept, value_only=value_only, drive=drive)
+            else:
+                each = call.empty_fields(value_only)
+                fused.forward(call, each, kept, value_only=value_only)
+                call.combine(each, out, drive, value_only)
         return out
 
     def backward(
@@ -78,15 +83,19 @@ class TritonEngine:
         call = self._call(rows, precision)
         kept = call.activations(out.saved)
         if not out.saved:
-            again = Forward(*(torch.empty_like(x) for x in out[:3]), None, None, ())
-            fused.forward(call, again, kept, value_only=value_only, drive=None)
+            fused.forward(call, call.empty_fields(value_only), kept, value_only=value_only)
         adjoint = empty_adjoint(call, wanted, value_only)
-        fused.backward(call, out, kept, cotangents, adjoint, wanted, value_only=value_only)
+        call.gather(rows.z, adjoint.inputs)
+        if not value_only:
+            folded = None if cotangents.residual is None else out.grad
+            call.gather(cotangents.grad, adjoint.grad_cotangent, folded, cotangents.residual)
+        fused.backward(call, kept, cotangents, adjoint, wanted, value_only=value_only)
         theta = parameter_gradient(call, adjoint, value_only) if wanted.theta else None
         tau, dtau = conditioning_gradients(call, adjoint)
         if dtau is None and wanted.dtau and rows.dtau is not None:
             dtau = torch.zeros_like(rows.dtau)
-        return Gradients(adjoint.z, theta, tau, dtau, adjoint.gates)
+        z = adjoint.z if adjoint.z is None or rows.gates is None else adjoint.z.sum(0).to(rows.z.dtype)
+        return Gradients(z, theta, tau, dtau, adjoint.gates)
 
     def _plan(self, rows: Rows, precision: Precision) -> Plan:
         architecture = self._architecture or architecture_of(rows.z.device)

@@ -20,8 +20,8 @@ from .rows import (
     load_rows,
     load_slots,
     load_vector,
+    network_of_block,
     rows_of_block,
-    slots_of_block,
     store_rows,
     store_slots,
 )
@@ -42,7 +42,6 @@ def forward_rows(
     dtau,
     order,  # grouped: the row of each slot
     block_network,  # grouped: the network of each block, −1 where it has no rows
-    gates,  # (B, networks)
     drive,  # (B,)
     u,  # outputs: (B,), (B,), (B, dim), (B,)
     dt,
@@ -66,7 +65,6 @@ def forward_rows(
     tau_at,  # where the first network's conditioning begins, the next one's distance, and whether each row has its own
     tau_network,
     tau_per_row,
-    networks,
     grouped,
     gated,
     keep,
@@ -89,113 +87,94 @@ def forward_rows(
     SUM: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """One block of rows; grid (blocks,). With gates the block goes through all networks, one after the other."""
+    """One block of rows; grid (all blocks,). With gates u, dt and grad are (networks, B …) and the residual waits."""
     block = tl.program_id(0)
-    first = 0
-    end = networks
-    if grouped != 0:
-        first = tl.load(block_network + block)
-        end = tl.where(first < 0, first, first + 1)
-    elif gated == 0:
-        end = 1
+    network = network_of_block(block, block_network, blocks, grouped, gated)
+    row = rows_of_block(block % blocks, order, rows, grouped, BLOCK_ROWS)
+    slot = block.to(tl.int64) * BLOCK_ROWS
+    weights = theta + (first_network + network) * parameters
+    in_k = w_in + network * (WIDTH * DIM)
+    in_transposed_k = w_in_transposed + network * (WIDTH * DIM)
+    hid_k = w_hid + network * (WIDTH * WIDTH)
+    hid_transposed_k = w_hid_transposed + network * (WIDTH * WIDTH)
+    tau_k = tau + tau_at + network * tau_network
+    dtau_k = dtau + tau_at + network * tau_network
     tau_row = tau_per_row * width
-    row = rows_of_block(block, order, rows, grouped, BLOCK_ROWS)
-    u_sum = tl.zeros((BLOCK_ROWS,), SUM)
-    dt_sum = tl.zeros((BLOCK_ROWS,), SUM)
-    norm = tl.zeros((BLOCK_ROWS,), SUM)
+    first_out = tl.where(gated != 0, network * rows, 0)
 
-    for k in range(first, end):
-        slot = slots_of_block(block + tl.where(gated != 0, k * blocks, 0), BLOCK_ROWS)
-        network = tl.full((), 0, tl.int64) + k
-        weights = theta + (first_network + network) * parameters
-        in_k = w_in + network * (WIDTH * DIM)
-        in_transposed_k = w_in_transposed + network * (WIDTH * DIM)
-        hid_k = w_hid + network * (WIDTH * WIDTH)
-        hid_transposed_k = w_hid_transposed + network * (WIDTH * WIDTH)
-        tau_k = tau + tau_at + network * tau_network
-        dtau_k = dtau + tau_at + network * tau_network
-
-        a = ()
-        for _ in tl.static_range(CHUNKS):
-            a = a + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
-        for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):
-            x = load_rows(z, row, z_pitch, d, dim, 1, BLOCK_DIM, OPERAND)
-            next_a = ()
-            for j in tl.static_range(CHUNKS):
-                w = times_transpose(in_k, j * CHUNK, d, DIM, CHUNK, BLOCK_DIM)
-                next_a = next_a + (product(x, w, a[j], PRECISION),)
-            a = next_a
-        s = ()
-        kept_a = ()
-        v = ()
+    a = ()
+    for _ in tl.static_range(CHUNKS):
+        a = a + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
+    for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):
+        x = load_rows(z, row, z_pitch, d, dim, 1, BLOCK_DIM, OPERAND)
+        next_a = ()
         for j in tl.static_range(CHUNKS):
-            a_j = tanh(a[j] + load_vector(weights + b_in_at, j * CHUNK, width, CHUNK, SUM), PRECISION)
-            if not A_IN_REGISTERS:
-                store_slots(a_kept, slot, WIDTH, j * CHUNK, a_j, CHUNK)
-            else:
-                if keep != 0:
-                    store_slots(a_kept, slot, WIDTH, j * CHUNK, a_j, CHUNK)
-                kept_a = kept_a + (a_j,)
-            s_j = a_j + load_rows(tau_k, row, tau_row, j * CHUNK, width, has_tau, CHUNK, SUM)
-            s = s + (s_j.to(OPERAND),)
-            v = v + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
-
-        out = tl.zeros((BLOCK_ROWS,), SUM)
-        for n in tl.range(0, WIDTH, BLOCK_UNITS, num_stages=STAGES):
-            p = tl.zeros((BLOCK_ROWS, BLOCK_UNITS), SUM)
-            for j in tl.static_range(CHUNKS):
-                p = product(s[j], times_transpose(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK), p, PRECISION)
-            c = tanh(p + load_vector(weights + b_hid_at, n, width, BLOCK_UNITS, SUM), PRECISION)
-            w_out = load_vector(weights + w_out_at, n, width, BLOCK_UNITS, SUM)
-            out += tl.sum(c * w_out, 1)
+            w = times_transpose(in_k, j * CHUNK, d, DIM, CHUNK, BLOCK_DIM)
+            next_a = next_a + (product(x, w, a[j], PRECISION),)
+        a = next_a
+    s = ()
+    kept_a = ()
+    v = ()
+    for j in tl.static_range(CHUNKS):
+        a_j = tanh(a[j] + load_vector(weights + b_in_at, j * CHUNK, width, CHUNK, SUM), PRECISION)
+        if not A_IN_REGISTERS:
+            store_slots(a_kept, slot, WIDTH, j * CHUNK, a_j, BLOCK_ROWS, CHUNK)
+        else:
             if keep != 0:
-                store_slots(c_kept, slot, WIDTH, n, c, BLOCK_UNITS)
-            if not VALUE_ONLY:
-                h = (w_out * (1.0 - c * c)).to(OPERAND)
-                next_v = ()
-                for j in tl.static_range(CHUNKS):
-                    w = times_itself(
-                        hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED
-                    )
-                    next_v = next_v + (product(h, w, v[j], PRECISION),)
-                v = next_v
+                store_slots(a_kept, slot, WIDTH, j * CHUNK, a_j, BLOCK_ROWS, CHUNK)
+            kept_a = kept_a + (a_j,)
+        s_j = a_j + load_rows(tau_k, row, tau_row, j * CHUNK, width, has_tau, CHUNK, SUM)
+        s = s + (s_j.to(OPERAND),)
+        v = v + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
 
-        value, slope = activation(out + tl.load(weights + b_out_at).to(SUM), out_tanh, PRECISION)
-        gate = load_row_scalars(gates + k, row, gated, networks, SUM)
-        gate = tl.where(gated != 0, gate, 1.0)
-        u_sum += gate * value
+    out = tl.zeros((BLOCK_ROWS,), SUM)
+    for n in tl.range(0, WIDTH, BLOCK_UNITS, num_stages=STAGES):
+        p = tl.zeros((BLOCK_ROWS, BLOCK_UNITS), SUM)
+        for j in tl.static_range(CHUNKS):
+            p = product(s[j], times_transpose(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK), p, PRECISION)
+        c = tanh(p + load_vector(weights + b_hid_at, n, width, BLOCK_UNITS, SUM), PRECISION)
+        w_out = load_vector(weights + w_out_at, n, width, BLOCK_UNITS, SUM)
+        out += tl.sum(c * w_out, 1)
         if keep != 0:
-            tl.store(value_kept + slot, value)
+            store_slots(c_kept, slot, WIDTH, n, c, BLOCK_ROWS, BLOCK_UNITS)
         if not VALUE_ONLY:
-            if not A_IN_REGISTERS:
-                tl.debug_barrier()  # a is read back in another layout than it was written in
-            slope *= gate
-            g_a = ()
+            h = (w_out * (1.0 - c * c)).to(OPERAND)
+            next_v = ()
             for j in tl.static_range(CHUNKS):
-                if A_IN_REGISTERS:
-                    a_j = kept_a[j]
-                else:
-                    a_j = load_slots(a_kept, slot, WIDTH, j * CHUNK, CHUNK, SUM)
-                if keep != 0:
-                    store_slots(v_kept, slot, WIDTH, j * CHUNK, v[j], CHUNK)
-                g_s = slope[:, None] * v[j]
-                dt_sum += tl.sum(g_s * load_rows(dtau_k, row, tau_row, j * CHUNK, width, has_dtau, CHUNK, SUM), 1)
-                g_a = g_a + ((g_s * (1.0 - a_j * a_j)).to(OPERAND),)
-            norm = tl.zeros((BLOCK_ROWS,), SUM)
-            for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):
-                g = load_rows(grad, row, dim, d, dim, k > first, BLOCK_DIM, SUM)
-                for j in tl.static_range(CHUNKS):
-                    w = times_itself(
-                        in_k, in_transposed_k, j * CHUNK, d, DIM, WIDTH, CHUNK, BLOCK_DIM, TRANSPOSED
-                    )
-                    g = product(g_a[j], w, g, PRECISION)
-                store_rows(grad, row, dim, d, dim, g, 1, BLOCK_DIM)
-                norm += tl.sum(g * g, 1)
-            tl.debug_barrier()  # the next network adds to grad
+                w = times_itself(
+                    hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED
+                )
+                next_v = next_v + (product(h, w, v[j], PRECISION),)
+            v = next_v
 
+    value, slope = activation(out + tl.load(weights + b_out_at).to(SUM), out_tanh, PRECISION)
     valid = row >= 0
-    tl.store(u + row, u_sum.to(u.dtype.element_ty), mask=valid)
+    tl.store(u + first_out + row, value.to(u.dtype.element_ty), mask=valid)
+    if keep != 0:
+        tl.store(value_kept + slot + tl.arange(0, BLOCK_ROWS), value)
     if not VALUE_ONLY:
-        tl.store(dt + row, dt_sum.to(dt.dtype.element_ty), mask=valid)
-        driven = dt_sum + 0.5 * norm + load_row_scalars(drive, row, has_drive, 1, SUM)
+        if not A_IN_REGISTERS:
+            tl.debug_barrier()  # a is read back in another layout than it was written in
+        rate = tl.zeros((BLOCK_ROWS,), SUM)
+        g_a = ()
+        for j in tl.static_range(CHUNKS):
+            if A_IN_REGISTERS:
+                a_j = kept_a[j]
+            else:
+                a_j = load_slots(a_kept, slot, WIDTH, j * CHUNK, BLOCK_ROWS, CHUNK, SUM)
+            if keep != 0:
+                store_slots(v_kept, slot, WIDTH, j * CHUNK, v[j], BLOCK_ROWS, CHUNK)
+            g_s = slope[:, None] * v[j]
+            rate += tl.sum(g_s * load_rows(dtau_k, row, tau_row, j * CHUNK, width, has_dtau, CHUNK, SUM), 1)
+            g_a = g_a + ((g_s * (1.0 - a_j * a_j)).to(OPERAND),)
+        norm = tl.zeros((BLOCK_ROWS,), SUM)
+        for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):
+            g = tl.zeros((BLOCK_ROWS, BLOCK_DIM), SUM)
+            for j in tl.static_range(CHUNKS):
+                w = times_itself(in_k, in_transposed_k, j * CHUNK, d, DIM, WIDTH, CHUNK, BLOCK_DIM, TRANSPOSED)
+                g = product(g_a[j], w, g, PRECISION)
+            store_rows(grad + first_out * dim, row, dim, d, dim, g, 1, BLOCK_DIM)
+            norm += tl.sum(g * g, 1)
+        tl.store(dt + first_out + row, rate.to(dt.dtype.element_ty), mask=valid)
+        driven = rate + 0.5 * norm + load_row_scalars(drive, row, has_drive, 1, SUM)
         tl.store(residual + row, driven.to(residual.dtype.element_ty), mask=valid & (has_drive != 0))

@@ -33,13 +33,13 @@ def _constants(call: Call, tile: Tile, value_only: bool) -> dict[str, Any]:
     }
 
 
-def _grid(call: Call) -> tuple[int]:
-    """With gates a block goes through all networks."""
-    return (call.blocks.per_network,)
+def forward(
+    call: Call, out: Forward, kept: Activations | None, *, value_only: bool, drive: Tensor | None = None
+) -> None:
+    """Fills u, and unless ``value_only`` dt, grad and, with ``drive``, the residual; and what is ``kept``.
 
-
-def forward(call: Call, out: Forward, kept: Activations | None, *, value_only: bool, drive: Tensor | None) -> None:
-    """Fills u, and unless ``value_only`` dt, grad and, with ``drive``, the residual; and what is ``kept``."""
+    With gates ``out`` has one network's after the other: (networks, B) and (networks, B, D).
+    """
     rows, tile, plan = call.rows, call.plan.forward, call.plan
     width = plan.width
     if kept is None:
@@ -52,6 +52,7 @@ def forward(call: Call, out: Forward, kept: Activations | None, *, value_only: b
         "z": rows.z,
         **call.matrices(),
         **call.placement(),
+        **call.sizes(),
         **call.conditioning(),
         "drive": call.given(drive),
         "u": out.u,
@@ -72,12 +73,11 @@ def forward(call: Call, out: Forward, kept: Activations | None, *, value_only: b
         "out_tanh": int(rows.shape.out_activation == "tanh"),
     }
     constants = {**_constants(call, tile, value_only), "A_IN_REGISTERS": plan.a_in_registers}
-    call.launch(Launch(forward_rows, _grid(call), arguments, constants, tile.warps, tile.stages))
+    call.launch(Launch(forward_rows, (call.blocks.count,), arguments, constants, tile.warps, tile.stages))
 
 
 def backward(
     call: Call,
-    out: Forward,
     kept: Activations,
     cotangents: Cotangents,
     adjoint: Adjoint,
@@ -85,18 +85,15 @@ def backward(
     *,
     value_only: bool,
 ) -> None:
-    """Fills ``adjoint``: the rows' gradients, the factors of the matrices' and the blocks' sums of the vectors'."""
+    """Fills ``adjoint``, but for its inputs and its cotangent of ∇u, which it reads."""
     rows, tile = call.rows, call.plan.backward
-    bars = {"u_bar": cotangents.u, "dt_bar": cotangents.dt, "grad_bar": cotangents.grad}
-    bars["residual_bar"] = cotangents.residual
     arguments = {
-        "z": rows.z,
         **call.matrices(),
         **call.placement(),
+        **call.sizes(),
         **call.conditioning(),
-        "grad": out.grad,
-        **{name: call.given(x) for name, x in bars.items()},
-        **{f"has_{name}": int(x is not None) for name, x in bars.items()},
+        **call.gate_weights(),
+        **call.cotangents(cotangents),
         "a_kept": kept.a,
         "c_kept": kept.c,
         "v_kept": kept.v,
@@ -107,7 +104,6 @@ def backward(
         "d_tau_at": adjoint.tau_at,
         "d_tau_network": adjoint.tau_network,
         "d_gates": call.given(adjoint.gates),
-        "inputs": adjoint.inputs,
         "grad_cotangent": adjoint.grad_cotangent,
         "s": adjoint.s,
         "g_a": adjoint.g_a,
@@ -117,8 +113,6 @@ def backward(
         "d_q": adjoint.d_q,
         "d_a": adjoint.d_a,
         "sums": adjoint.sums,
-        "z_pitch": rows.z.stride(0),
-        "grad_bar_pitch": rows.shape.dim if cotangents.grad is None else cotangents.grad.stride(0),
         "w_out_at": call.at("w_out"),
         "out_tanh": int(rows.shape.out_activation == "tanh"),
         "want_z": int(wanted.z),
@@ -127,4 +121,4 @@ def backward(
         "want_gates": int(adjoint.gates is not None),
     }
     constants = _constants(call, tile, value_only)
-    call.launch(Launch(backward_rows, _grid(call), arguments, constants, tile.warps, tile.stages))
+    call.launch(Launch(backward_rows, (call.blocks.count,), arguments, constants, tile.warps, tile.stages))

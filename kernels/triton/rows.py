@@ -21,8 +21,12 @@ def rows_of_block(block, order, rows, grouped, BLOCK_ROWS: tl.constexpr):
 
 
 @triton.jit
-def slots_of_block(block, BLOCK_ROWS: tl.constexpr):
-    return block.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+def network_of_block(block, block_network, blocks, grouped, gated):
+    """The network (int64) of a block. One without rows takes the first: what it computes, nobody reads."""
+    network = tl.where(gated != 0, block // blocks, 0)
+    if grouped != 0:
+        network = tl.maximum(tl.load(block_network + block), 0)
+    return network.to(tl.int64)
 
 
 @triton.jit
@@ -47,14 +51,19 @@ def store_rows(x, row, stride, first, size, value, wanted, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load_slots(x, slot, pitch, first, BLOCK: tl.constexpr, TYPE: tl.constexpr):
-    """Columns of a workspace (slots, pitch), padded so that no mask is needed."""
-    return tl.load(x + slot[:, None] * pitch + (first + tl.arange(0, BLOCK))[None, :]).to(TYPE)
+def load_slots(x, first_slot, pitch, first, ROWS: tl.constexpr, BLOCK: tl.constexpr, TYPE: tl.constexpr):
+    """Columns of a block's slots in a workspace (slots, pitch), padded so that no mask is needed.
+
+    The 64-bit part of the address is a scalar: per element it would cost two registers where one does.
+    """
+    at = x + first_slot * pitch + first
+    return tl.load(at + tl.arange(0, ROWS)[:, None] * pitch + tl.arange(0, BLOCK)[None, :]).to(TYPE)
 
 
 @triton.jit
-def store_slots(x, slot, pitch, first, value, BLOCK: tl.constexpr):
-    tl.store(x + slot[:, None] * pitch + (first + tl.arange(0, BLOCK))[None, :], value.to(x.dtype.element_ty))
+def store_slots(x, first_slot, pitch, first, value, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    at = x + first_slot * pitch + first
+    tl.store(at + tl.arange(0, ROWS)[:, None] * pitch + tl.arange(0, BLOCK)[None, :], value.to(x.dtype.element_ty))
 
 
 @triton.jit
