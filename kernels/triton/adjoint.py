@@ -10,7 +10,7 @@ from torch import Tensor
 from ffrl_fast.gpu.engine import Wanted
 
 from .backward import SUM_B_HID, SUM_B_IN, SUM_DTAU, SUM_TAU, sums_per_block
-from .call import Call
+from .call import Activations, Call
 from .launch import TRITON_TYPE, Launch
 from .vector_gradient import vector_gradient
 from .weight_gradient import sum_partials, weight_gradient
@@ -20,10 +20,10 @@ from .weight_gradient import sum_partials, weight_gradient
 class Adjoint:
     """Rows' gradients (None: not wanted) and, in slots, the factors of dW; L layers where the first axis says so.
 
-    dW_ℓ = d_p[ℓ]ᵀ s[ℓ] + h[ℓ]ᵀ d_v[ℓ] and dW_in = d_qᵀ inputs + g_aᵀ grad_cotangent, over the slots of a network.
+    dW_ℓ = d_p[ℓ]ᵀ s_ℓ₋₁ + h[ℓ]ᵀ d_v[ℓ] and dW_in = d_qᵀ inputs + g_aᵀ grad_cotangent, over the slots of a network.
     """
 
-    z: Tensor | None  # (B, D); with gates (networks, B, D), to be summed
+    z: Tensor | None  # (B, D); of the fused kernels with gates (networks, B, D), to be summed
     tau: Tensor | None  # (networks or 1, B or 1, H)
     dtau: Tensor | None
     gates: Tensor | None  # (B, K)
@@ -31,7 +31,7 @@ class Adjoint:
     tau_network: int
     inputs: Tensor  # (slots, Dp)
     grad_cotangent: Tensor
-    s: Tensor  # (L, slots, Hp)
+    s: Tensor  # (slots, Hp): a + τ; the later layers' inputs are c_1 …
     g_a: Tensor  # (slots, Hp)
     h: Tensor  # (L, slots, Hp)
     d_v: Tensor  # (L, slots, Hp)
@@ -45,7 +45,8 @@ def empty_adjoint(call: Call, wanted: Wanted, value_only: bool) -> Adjoint:
     rows, plan, blocks = call.rows, call.plan, call.blocks
     depth, slots, width = rows.shape.depth, blocks.slots, plan.width
     derivatives = 0 if value_only else slots
-    networks = (blocks.networks,) if rows.gates is not None else ()
+    # The fused kernels leave the sum over the networks to be done.
+    networks = (blocks.networks,) if rows.gates is not None and plan.fused else ()
 
     def conditioning_gradient(x: Tensor | None, want: bool) -> Tensor | None:
         if x is None or not want:
@@ -69,7 +70,7 @@ def empty_adjoint(call: Call, wanted: Wanted, value_only: bool) -> Adjoint:
         tau_network=size,
         inputs=call.empty(slots, plan.dim),
         grad_cotangent=call.empty(derivatives, plan.dim),
-        s=call.empty(depth, slots, width),
+        s=call.empty(slots, width),
         g_a=call.empty(derivatives, width),
         h=call.empty(depth, derivatives, width),
         d_v=call.empty(depth, derivatives, width),
@@ -94,7 +95,7 @@ def conditioning_gradients(call: Call, adjoint: Adjoint) -> tuple[Tensor | None,
     return result[0], result[1]
 
 
-def parameter_gradient(call: Call, adjoint: Adjoint, value_only: bool) -> Tensor:
+def parameter_gradient(call: Call, kept: Activations, adjoint: Adjoint, value_only: bool) -> Tensor:
     """dL/dθ (K, P)."""
     rows, shape = call.rows, call.rows.shape
     d_theta = torch.zeros_like(rows.theta)
@@ -108,7 +109,7 @@ def parameter_gradient(call: Call, adjoint: Adjoint, value_only: bool) -> Tensor
     a = adjoint
     _matrix(call, d_theta, "w_in", 0, (a.d_q, a.inputs, a.g_a, a.grad_cotangent), shape.dim, value_only)
     for i in range(shape.depth):
-        _matrix(call, d_theta, "w_hid", i, (a.d_p[i], a.s[i], a.h[i], a.d_v[i]), shape.width, value_only)
+        _matrix(call, d_theta, "w_hid", i, (a.d_p[i], kept.c[i - 1] if i else a.s, a.h[i], a.d_v[i]), shape.width, value_only)
     return d_theta
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ffrl_fast.gpu.engine import Cotangents, Forward, Gradients, Precision, Rows, Wanted
 
-from . import fused, interpreter
+from . import fused, interpreter, layered
 from .adjoint import conditioning_gradients, empty_adjoint, parameter_gradient
 from .blocks import Plan, architecture_of, plan_for
 from .call import Activations, Call, empty_activations
@@ -58,15 +58,28 @@ class TritonEngine:
             saved=saved,
         )
         if count:
-            call = self._call(rows, precision)
-            kept = Activations(*saved) if saved else None
-            if rows.gates is None:
-                fused.forward(call, out, kept, value_only=value_only, drive=drive)
-            else:
-                each = call.empty_fields(value_only)
-                fused.forward(call, each, kept, value_only=value_only)
-                call.combine(each, out, drive, value_only)
+            fill = tangent is None or keep
+            if fill:
+                self._fill(self._call(rows, precision), out, saved, value_only, drive)
+            if tangent is not None:
+                call = self._call(rows, precision, tangent=True)
+                aside = call.empty_outputs()._replace(hvp=out.hvp) if fill else out
+                layered.forward(call, aside, call.activations(), value_only=False, drive=None if fill else drive, tangent=tangent)
         return out
+
+    def _fill(
+        self, call: Call, out: Forward, saved: tuple[Tensor, ...], value_only: bool, drive: Tensor | None
+    ) -> None:
+        if not call.plan.fused:
+            layered.forward(call, out, call.activations(saved), value_only=value_only, drive=drive)
+            return
+        kept = Activations(*saved) if saved else None
+        if call.rows.gates is None:
+            fused.forward(call, out, kept, value_only=value_only, drive=drive)
+        else:
+            each = call.empty_fields(value_only)
+            fused.forward(call, each, kept, value_only=value_only)
+            call.combine(each, out, drive, value_only)
 
     def backward(
         self,
@@ -83,27 +96,33 @@ class TritonEngine:
         call = self._call(rows, precision)
         kept = call.activations(out.saved)
         if not out.saved:
-            fused.forward(call, call.empty_fields(value_only), kept, value_only=value_only)
+            if call.plan.fused:
+                fused.forward(call, call.empty_fields(value_only), kept, value_only=value_only)
+            else:
+                layered.forward(call, call.empty_outputs(), kept, value_only=value_only)
         adjoint = empty_adjoint(call, wanted, value_only)
         call.gather(rows.z, adjoint.inputs)
         if not value_only:
             folded = None if cotangents.residual is None else out.grad
             call.gather(cotangents.grad, adjoint.grad_cotangent, folded, cotangents.residual)
-        fused.backward(call, kept, cotangents, adjoint, wanted, value_only=value_only)
-        theta = parameter_gradient(call, adjoint, value_only) if wanted.theta else None
+        path = fused if call.plan.fused else layered
+        path.backward(call, kept, cotangents, adjoint, wanted, value_only=value_only)
+        theta = parameter_gradient(call, kept, adjoint, value_only) if wanted.theta else None
         tau, dtau = conditioning_gradients(call, adjoint)
         if dtau is None and wanted.dtau and rows.dtau is not None:
             dtau = torch.zeros_like(rows.dtau)
-        z = adjoint.z if adjoint.z is None or rows.gates is None else adjoint.z.sum(0).to(rows.z.dtype)
+        z = adjoint.z
+        if z is not None and z.dim() == 3:
+            z = z.sum(0).to(rows.z.dtype)
         return Gradients(z, theta, tau, dtau, adjoint.gates)
 
-    def _plan(self, rows: Rows, precision: Precision) -> Plan:
+    def _plan(self, rows: Rows, precision: Precision, tangent: bool = False) -> Plan:
         architecture = self._architecture or architecture_of(rows.z.device)
-        return plan_for(rows.shape, precision, architecture)
+        return plan_for(rows.shape, precision, architecture, tangent)
 
-    def _call(self, rows: Rows, precision: Precision) -> Call:
+    def _call(self, rows: Rows, precision: Precision, tangent: bool = False) -> Call:
         _check(rows, precision)
-        return Call(rows, precision, self._plan(rows, precision), self._launch)
+        return Call(rows, precision, self._plan(rows, precision, tangent), self._launch)
 
 
 def _recomputes(rows: Rows) -> bool:
