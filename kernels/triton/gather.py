@@ -1,0 +1,87 @@
+"""Rows into slots and back: operands gathered, networks' results summed by their gates."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .rows import load_row_scalars, load_rows, network_of_block, rows_of_block, store_rows, store_slots
+
+
+@triton.jit(do_not_specialize=["rows", "blocks", "grouped", "given", "added_given"])
+def gather(
+    x,  # (B, size), its rows x_row apart
+    added,  # (B, size)
+    factor,  # (B,)
+    out,  # (slots, pitch)
+    order,
+    rows,
+    blocks,
+    size,
+    x_row,
+    pitch,
+    grouped,
+    given,
+    added_given,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SUM: tl.constexpr,
+):
+    """out = x + factor · added in the slots of each row, 0 in the others; grid (all blocks, pitch / BLOCK)."""
+    block = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK
+    row = rows_of_block(block % blocks, order, rows, grouped, BLOCK_ROWS)
+    value = load_rows(x, row, x_row, column, size, given, BLOCK, SUM)
+    scale = load_row_scalars(factor, row, added_given, 1, SUM)
+    value += scale[:, None] * load_rows(added, row, size, column, size, added_given, BLOCK, SUM)
+    store_slots(out, block.to(tl.int64) * BLOCK_ROWS, pitch, column, value, BLOCK_ROWS, BLOCK)
+
+
+@triton.jit(do_not_specialize=["rows", "networks", "gated", "has_drive", "value_only"])
+def combine(
+    u_each,  # (networks, B) and (networks, B, dim)
+    dt_each,
+    grad_each,
+    gates,  # (B, networks)
+    drive,
+    u,
+    dt,
+    grad,
+    residual,
+    rows,
+    dim,
+    networks,
+    gated,
+    has_drive,
+    value_only,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SUM: tl.constexpr,
+):
+    """Σ_k g_k (u_k, ∂_t u_k, ∇u_k), and the residual of the sums; g = 1 where not gated; grid (⌈B/BLOCK_ROWS⌉,)."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row = tl.where(row < rows, row, -1)
+    valid = row >= 0
+    value = tl.zeros((BLOCK_ROWS,), SUM)
+    rate = tl.zeros((BLOCK_ROWS,), SUM)
+    norm = tl.zeros((BLOCK_ROWS,), SUM)
+    derivatives = value_only == 0
+    for k in range(networks):
+        gate = load_row_scalars(gates + k, row, gated, networks, SUM)
+        gate = tl.where(gated != 0, gate, 1.0)
+        value += gate * load_row_scalars(u_each + k * rows, row, 1, 1, SUM)
+        rate += gate * load_row_scalars(dt_each + k * rows, row, derivatives, 1, SUM)
+    if derivatives:
+        for d in range(0, dim, BLOCK):
+            total = tl.zeros((BLOCK_ROWS, BLOCK), SUM)
+            for k in range(networks):
+                gate = load_row_scalars(gates + k, row, gated, networks, SUM)
+                gate = tl.where(gated != 0, gate, 1.0)
+                at = grad_each + tl.full((), 0, tl.int64) + k * rows * dim
+                total += gate[:, None] * load_rows(at, row, dim, d, dim, 1, BLOCK, SUM)
+            store_rows(grad, row, dim, d, dim, total, 1, BLOCK)
+            norm += tl.sum(total * total, 1)
+    tl.store(u + row, value.to(u.dtype.element_ty), mask=valid)
+    tl.store(dt + row, rate.to(dt.dtype.element_ty), mask=valid & derivatives)
+    driven = rate + 0.5 * norm + load_row_scalars(drive, row, has_drive, 1, SUM)
+    tl.store(residual + row, driven.to(residual.dtype.element_ty), mask=valid & (has_drive != 0))

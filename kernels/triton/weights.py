@@ -1,0 +1,30 @@
+"""Tiles of packed weight matrices, as the right operand of a product."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tile(w, row, column, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    rows = row + tl.arange(0, ROWS)
+    columns = column + tl.arange(0, COLUMNS)
+    return tl.load(w + rows[:, None] * pitch + columns[None, :])
+
+
+@triton.jit
+def times_transpose(w, unit, inner, pitch, UNITS: tl.constexpr, INNER: tl.constexpr):
+    """(INNER, UNITS) of Wᵀ: the operand that takes s to s Wᵀ, columns ``unit`` …"""
+    return tl.trans(_tile(w, unit, inner, pitch, UNITS, INNER))
+
+
+@triton.jit
+def times_itself(
+    w, w_transposed, inner, unit, pitch, pitch_t, INNER: tl.constexpr, UNITS: tl.constexpr, TRANSPOSED: tl.constexpr
+):
+    """(INNER, UNITS) of W: the operand that takes h to h W, columns ``unit`` …; read from Wᵀ where TRANSPOSED."""
+    if TRANSPOSED:
+        return tl.trans(_tile(w_transposed, unit, inner, pitch_t, UNITS, INNER))
+    else:
+        return _tile(w, inner, unit, pitch, INNER, UNITS)
