@@ -53,8 +53,7 @@ struct KernelsOf {
 
   template <class Kernel>
   static cudaError_t allow_shared(Kernel kernel, const Plan& plan) {
-    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                plan.shared_bytes);
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
   }
 };
 

@@ -207,7 +207,9 @@ cudaError_t backward(const Problem& given, const Saved& saved, const Cotangents&
                      float* workspace, cudaStream_t stream) {
   Problem p = given;
   if (!bar.residual) p.force = {};
-  const Plan plan = make_plan(p, true, workspace);
+  Plan plan = make_plan(p, true, workspace);
+  if (!to.theta) plan.potential.matrices = plan.potential.vectors = nullptr;
+  if (!to.force_theta) plan.force.matrices = plan.force.vectors = nullptr;
   const Kernels& k = kernels(p.precision);
   if (p.rows > 0)
     if (const cudaError_t error = pack(p, plan, stream)) return error;

@@ -15,8 +15,7 @@ __global__ void __launch_bounds__(kBankThreads) pack_kernel(const Network n, int
   const float* const theta = n.theta + (selected >= 0 ? selected : network) * n.stride;
   float* const image = packed + network * to.size();
   const std::int64_t b_in = std::int64_t(n.width) * n.dim, w_hid = b_in + n.width,
-                     hidden = std::int64_t(n.width) * n.width, b_hid = w_hid + n.depth * hidden,
-                     w_out = b_hid + std::int64_t(n.depth) * n.width;
+                     hidden = std::int64_t(n.width) * n.width, b_hid = w_hid + n.depth * hidden;
   const auto matrix = [&](std::int64_t from, int columns, std::int64_t i, int pitch) {
     const std::int64_t r = i / pitch, c = i % pitch;
     return r < n.width && c < columns ? P::round(load_global(theta + from + r * columns + c)) : 0.f;
