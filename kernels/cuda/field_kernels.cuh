@@ -33,18 +33,18 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     for (int moment = begin; moment < end; ++moment) {
       const bool written = moment % p.substeps == 0;
-      if (p.residual && written) block.evaluate_forces(moment);
       if (p.tangent) {
         const Matrix x = tile.buffer(block.buffers().x());
         load_rows(tile, x, p.tangent, p.tangent_shared ? 0 : dim, dim);
       }
-      block.evaluate_potentials(moment, [&](const auto& net, int visit) {
+      block.evaluate(moment, p.force.theta && written, [&](const auto& net, int visit) {
         if (!p.tangent) return;
+        const bool first = visit == block.networks_per_row() - 1;
         net.hessian_product([&](int r, int n, float x) {
           if (tile.row[r] < 0 || n >= dim) return;
           float* const to = out.hvp + std::int64_t(tile.row[r]) * dim + n;
           const float scaled = tile.value(kGate, r) * x;
-          store_global(to, visit == 0 ? scaled : load_global(to) + scaled);
+          store_global(to, first ? scaled : load_global(to) + scaled);
         });
       });
 
@@ -129,14 +129,11 @@ __global__ void __launch_bounds__(kThreads, 1)
       else
         load_rows(tile, z, p.z, p.z_stride, dim);
 
-      if (with_residual) {
-        block.evaluate_forces(moment);
-        if (saved.grad)
-          load_rows(tile, grad, saved.grad, dim, dim);
-        else
-          block.evaluate_potentials(moment, [](const auto&, int) {});
-      }
-      const bool evaluated = with_residual && !saved.grad && block.networks_per_row() == 1;
+      if (with_residual && saved.grad)
+        load_rows(tile, grad, saved.grad, dim, dim);
+      else if (with_residual)
+        block.evaluate(moment, p.force.theta, [](const auto&, int) {});
+      const bool evaluated = with_residual && !saved.grad;
       each_row(tile, [&](int r) {
         const auto value = [&](const float* from) { return from && written ? row_value(tile, from + first, r) : 0.f; };
         const float of_residual = value(bar.residual);
@@ -156,41 +153,30 @@ __global__ void __launch_bounds__(kThreads, 1)
         grad(r, n) = sum;
       });
 
-      for (int visit = 0; visit < block.networks_per_row(); ++visit) {
-        const auto net = block.potential(visit, moment);
+      for (int visit = 0; visit < plan.visits; ++visit) {
+        const bool of_force = block.of_force(visit);
+        const Network& network = of_force ? p.force : p.potential;
+        const bool value_only = of_force || p.value_only;
+        const auto net = block.network(visit, moment);
         block.set_gates(visit, moment);
-        if (!evaluated) {
+        if (visit > 0 || !evaluated) {
           net.values();
-          if (!p.value_only) net.reverse();
+          if (!value_only) net.reverse();
         }
         const auto d_gate = [&](int r, float x) {
           if (!to.gates || tile.row[r] < 0) return;
           float* const at = to.gates + block.gate_at(tile.row[r], visit, moment);
           store_global(at, load_global(at) + x);
         };
-        BlockSums sums = block_sums(p, plan, p.potential, plan.potential, block.number(visit), moment, to.tau, to.dtau);
+        BlockSums sums = block_sums(p, plan, network, of_force ? plan.force : plan.potential, block.number(visit),
+                                    moment, of_force ? to.force_tau : to.tau, of_force ? nullptr : to.dtau);
         sums.fresh_time = number == blockIdx.x;
         sums.fresh = sums.fresh_time && moment == p.moments - 1;
-        const NetworkCotangents<P, kResident> sweep{net, sums, dim, p.potential.width};
-        if (p.value_only)
-          sweep.backward_value(kValueBar, to.z, d_gate);
+        const NetworkCotangents<P, kResident> sweep{net, sums, dim, network.width};
+        if (value_only)
+          sweep.backward_value(of_force ? kForceBar : kValueBar, to.z, d_gate);
         else
           sweep.backward(to.z, d_gate);
-      }
-      if (!p.force.theta) continue;
-      for (int visit = 0; visit < block.networks_per_row(); ++visit) {
-        const auto net = block.force(visit, moment);
-        block.set_gates(visit, moment);
-        net.values();
-        BlockSums sums = block_sums(p, plan, p.force, plan.force, block.number(visit), moment, to.force_tau, nullptr);
-        sums.fresh_time = number == blockIdx.x;
-        sums.fresh = sums.fresh_time && moment == p.moments - 1;
-        NetworkCotangents<P, kResident>{net, sums, dim, p.force.width}.backward_value(
-            kForceBar, to.z, [&](int r, float x) {
-              if (!to.gates || tile.row[r] < 0) return;
-              float* const at = to.gates + block.gate_at(tile.row[r], visit, moment);
-              store_global(at, load_global(at) + x);
-            });
       }
     }
   }

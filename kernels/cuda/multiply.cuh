@@ -93,6 +93,7 @@ template <int kCount>
 __device__ __forceinline__ void copy_async(const Matrix& to, const float* from, std::int64_t pitch, int rows,
                                            int columns) {
   const int quads = columns / 4;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < rows * quads; i += kCount) {
     const int r = i / quads, n = i % quads * 4;
     cp_async_16(&to(r, n), from + r * pitch + n);
@@ -104,6 +105,8 @@ inline constexpr int kChunkPitch = kChunk + 4, kPanelPitch = kPanel + 4;
 inline constexpr int kStagedX = kStreamedRows * kChunkPitch;
 inline constexpr int kStaged = kStagedX + kPanel * kChunkPitch;
 static_assert(kPanel * kChunkPitch >= kChunk * kPanelPitch);
+inline constexpr int kTurnedPitch = kWarpColumns + 1;
+static_assert(2 * kStaged >= kWarps * 32 * kTurnedPitch);
 
 /// As multiply_resident, of kStreamedRows rows; `staging` is shared memory for two chunks.
 template <class P, bool kTransposed, class Epilogue>
@@ -147,10 +150,17 @@ __device__ __forceinline__ void multiply_streamed(float* staging, const ConstMat
             [&](int k, int n) { return kTransposed ? ws(k, n0 + n) : ws(n0 + n, k); }, at);
       __syncthreads();
     }
-    if (n0 < width)
-      each_element(sum, at, [&](int r, int n, float value) { epilogue(r0 + r, panel + n0 + n, value); });
+    // The warp's tile goes through shared memory once more: a row of it then is one line of global memory for whatever
+    // the epilogue reads and writes, and the loop over rows keeps the epilogue's code and registers few.
+    if (n0 < width) {
+      const Matrix own{staging + at.warp * kWarpColumns * kTurnedPitch, kTurnedPitch};
+      each_element(sum, at, [&](int r, int n, float value) { own(r, n) = value; });
+      __syncwarp();
+#pragma unroll 4
+      for (int r = 0; r < 32; ++r) epilogue(r0 + r, panel + n0 + at.lane, own(r, at.lane));
+    }
+    __syncthreads();
   }
-  __syncthreads();
 }
 
 }  // namespace ffrl::cuda

@@ -28,7 +28,7 @@ struct NetworkCotangents {
   /// Needs the activations of values() and reverse(), ḡ in the buffer grad() and the cotangents among the tile's
   /// values. Adds dL/dz to the rows of d_z and dL/dgate to d_gate(r), where not null.
   template <class AddGate>
-  __device__ void backward(float* d_z, AddGate d_gate) const {
+  __device__ __forceinline__ void backward(float* d_z, AddGate d_gate) const {
     gradient_cotangent(d_gate);
     for (int l = 0; l < of.net.depth; ++l) reverse_cotangent(l);
     rest<true>(d_z);
@@ -36,7 +36,7 @@ struct NetworkCotangents {
 
   /// As backward() of a network of which u alone was used, with the cotangent `bar`.
   template <class AddGate>
-  __device__ void backward_value(RowValue bar, float* d_z, AddGate d_gate) const {
+  __device__ __forceinline__ void backward_value(RowValue bar, float* d_z, AddGate d_gate) const {
     const Tile& tile = of.tile;
     each_row(tile, [&](int r) {
       tile.value(kDOut, r) = tile.value(kGate, r) * tile.value(bar, r) * tile.value(kSlope, r);
@@ -56,7 +56,7 @@ struct NetworkCotangents {
  private:
   // d_ga = W_in ḡ, d_gs = d_ga ⊙ (1 − a²) + t̄ dτ/dt, d_v = γ φ' d_gs, d_φ' = γ Σ d_gs ⊙ v, and d_o from it
   template <class AddGate>
-  __device__ void gradient_cotangent(AddGate d_gate) const {
+  __device__ __forceinline__ void gradient_cotangent(AddGate d_gate) const {
     const Tile& tile = of.tile;
     const Matrix a = of.buffer(of.at.a()), v = of.buffer(of.at.v(0)), d_v = of.buffer(of.at.d_v(0)),
                  d_a = of.buffer(of.at.d_q());
@@ -88,7 +88,7 @@ struct NetworkCotangents {
   }
 
   // d_ĥ = W_ℓ d_v; d_v of the layer above and the part of d_c through 1 − c², or for the last layer d_p; ĥ_ℓ again
-  __device__ void reverse_cotangent(int l) const {
+  __device__ __forceinline__ void reverse_cotangent(int l) const {
     const Tile& tile = of.tile;
     const Matrix c = of.buffer(of.at.c(l)), d_p = of.buffer(of.at.d_p(l));
     if (l + 1 < of.net.depth) {
@@ -115,7 +115,7 @@ struct NetworkCotangents {
 
   // d_p_{ℓ−1} from W_ℓᵀ d_p_ℓ, d_q from W_1ᵀ d_p_1, d_z = W_inᵀ d_q; every sum over rows. c_L holds the part of dw_out.
   template <bool kDerivatives>
-  __device__ void rest(float* d_z) const {
+  __device__ __forceinline__ void rest(float* d_z) const {
     const Tile& tile = of.tile;
     const int last = of.net.depth - 1;
     for (int l = last; l > 0; --l) {
@@ -156,7 +156,7 @@ struct NetworkCotangents {
 
   // dW_ℓ += d_p_ℓᵀ s_{ℓ−1} + ĥ_ℓᵀ d_v_ℓ
   template <bool kDerivatives>
-  __device__ void add_hidden() const {
+  __device__ __forceinline__ void add_hidden() const {
     for (int l = 0; l < of.net.depth; ++l) {
       OuterPairs pairs{readable(of.buffer(of.at.d_p(l))), readable(of.buffer(l > 0 ? of.at.c(l - 1) : of.at.s()))};
       if (kDerivatives) {
@@ -171,7 +171,7 @@ struct NetworkCotangents {
 
   // dW_in += d_qᵀ z + g_aᵀ ḡ
   template <bool kDerivatives>
-  __device__ void add_in() const {
+  __device__ __forceinline__ void add_in() const {
     OuterPairs pairs{readable(of.buffer(of.at.d_q())), readable(of.buffer(of.at.z()))};
     if (kDerivatives) {
       pairs.p2 = readable(of.buffer(of.at.v(0)));
@@ -181,7 +181,7 @@ struct NetworkCotangents {
   }
 
   // db_in, db_ℓ, dw_out, db_out
-  __device__ void add_vectors() const {
+  __device__ __forceinline__ void add_vectors() const {
     const Tile& tile = of.tile;
     const auto column = [&](int number, float* to) {
       const Matrix from = of.buffer(number);
@@ -195,7 +195,7 @@ struct NetworkCotangents {
   }
 
   template <class F>
-  __device__ void store_by_row(float* to, F f) const {
+  __device__ __forceinline__ void store_by_row(float* to, F f) const {
     const Lane at;
     for (int r = at.warp; r < of.tile.rows; r += kWarps)
       for (int n = at.lane; n < width; n += 32)

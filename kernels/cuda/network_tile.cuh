@@ -12,7 +12,7 @@ struct Conditioning {
   const float* by_row = nullptr;   // (B, width) where each row has its own; both null: 0
   int width = 0;
 
-  __device__ explicit operator bool() const { return shared || by_row; }
+  __device__ __forceinline__ explicit operator bool() const { return shared || by_row; }
   __device__ __forceinline__ float operator()(const Tile& tile, int r, int n) const {
     if (shared) return shared[n];
     const int row = tile.row[r];
@@ -28,7 +28,7 @@ struct NetworkTile {
   TileBuffers at;
   float* staging;
 
-  __device__ Matrix buffer(int number) const { return tile.buffer(number); }
+  __device__ __forceinline__ Matrix buffer(int number) const { return tile.buffer(number); }
 
   template <bool kTransposed, class Epilogue>
   __device__ __forceinline__ void multiply(int x, int inner, const ConstMatrix& w, int columns,
@@ -42,7 +42,7 @@ struct NetworkTile {
   }
 
   // a = tanh(W_in z + b_in), c_ℓ = tanh(W_ℓ s_{ℓ−1} + b_ℓ), u = φ(w_out · c_L + b_out); ĥ_L beside
-  __device__ void values() const {
+  __device__ __forceinline__ void values() const {
     const Matrix a = buffer(at.a()), s = buffer(at.s()), hat = buffer(at.hat());
     const float *const b_in = net.b_in(), *const w_out = net.w_out();
     multiply<false>(at.z(), net.dim, net.w_in(), net.width, [&](int r, int n, float x) {
@@ -71,7 +71,7 @@ struct NetworkTile {
   }
 
   // v_ℓ = W_ℓᵀ ĥ_ℓ, ĥ_{ℓ−1} = v_ℓ ⊙ (1 − c_{ℓ−1}²); ∂_t u = φ' v_1 · dτ/dt
-  __device__ void reverse() const {
+  __device__ __forceinline__ void reverse() const {
     const Matrix hat = buffer(at.hat()), v1 = buffer(at.v(0));
     for (int l = net.depth - 1; l >= 0; --l) {
       const Matrix v = buffer(at.v(l));
@@ -90,7 +90,7 @@ struct NetworkTile {
 
   // epilogue(r, d, ∇u): ∇u = W_inᵀ (φ' v_1 ⊙ (1 − a²))
   template <class Epilogue>
-  __device__ void gradient(Epilogue epilogue) const {
+  __device__ __forceinline__ void gradient(Epilogue epilogue) const {
     const Matrix a = buffer(at.a()), v1 = buffer(at.v(0)), hat = buffer(at.hat());
     each(tile, net.width,
          [&](int r, int n) { hat(r, n) = tile.value(kSlope, r) * v1(r, n) * (1 - a(r, n) * a(r, n)); });
@@ -99,7 +99,7 @@ struct NetworkTile {
 
   // epilogue(r, d, ∇²u x), the derivative of the sweeps above along the tangent x
   template <class Epilogue>
-  __device__ void hessian_product(Epilogue epilogue) const {
+  __device__ __forceinline__ void hessian_product(Epilogue epilogue) const {
     const Matrix a = buffer(at.a()), a_dot = buffer(at.a_dot()), v_dot = buffer(at.v_dot()), hat = buffer(at.hat());
     const float* const w_out = net.w_out();
     const int last = net.depth - 1;

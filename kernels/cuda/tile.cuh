@@ -15,7 +15,7 @@ struct SharedMemory {
   float* networks;  // images where resident, staging where streamed
   float* rows;      // row buffers where resident
 
-  __device__ SharedMemory(const Plan& plan, float* from) {
+  __device__ __forceinline__ SharedMemory(const Plan& plan, float* from) {
     values = from;
     row = reinterpret_cast<int*>(values + kRowValues * plan.tile_rows);
     tau = values + (kRowValues + 1) * plan.tile_rows;
@@ -40,10 +40,10 @@ struct Tile {
   float* visit;   // the other buffers, of the network that is being evaluated
   std::int64_t buffer_size;
 
-  __device__ Matrix buffer(int number) const {
+  __device__ __forceinline__ Matrix buffer(int number) const {
     return {(number < TileBuffers::kCommon ? common : visit) + number * buffer_size, pitch};
   }
-  __device__ float& value(RowValue which, int r) const { return values[which * rows + r]; }
+  __device__ __forceinline__ float& value(RowValue which, int r) const { return values[which * rows + r]; }
 };
 
 /// f(r) for every row, one thread a row.
@@ -93,7 +93,7 @@ struct Tiles {
   std::int64_t before;      // tiles of the networks before
   std::int64_t count;
 
-  __device__ Tiles(const Problem& p, int tile_rows, int network) {
+  __device__ __forceinline__ Tiles(const Problem& p, int tile_rows, int network) {
     begin = 0;
     end = p.rows;
     before = 0;
