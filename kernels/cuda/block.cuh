@@ -59,9 +59,8 @@ class Block {
   /// visit 0 comes last. after(net, visit) runs behind the phases of each potential.
   template <class After>
   __device__ __forceinline__ void evaluate(int moment, bool with_forces, After after) {
-    each_row(tile, [&](int r) {
-      tile.value(kTotalValue, r) = tile.value(kTotalDt, r) = tile.value(kTotalForce, r) = 0;
-    });
+    each_row(tile,
+             [&](int r) { tile.value(kTotalValue, r) = tile.value(kTotalDt, r) = tile.value(kTotalForce, r) = 0; });
     const int last = (with_forces ? plan_.visits : networks_per_row_) - 1;
     for (int visit = last; visit >= 0; --visit) {
       const Net net = network(visit, moment);
@@ -117,7 +116,8 @@ class Block {
     held_ = visit;
   }
 
-  __device__ __forceinline__ Conditioning conditioning(const float* from, float* shared, const Network& n, int number, int moment) {
+  __device__ __forceinline__ Conditioning conditioning(const float* from, float* shared, const Network& n, int number,
+                                                       int moment) {
     if (!from) return {};
     if (p_.row_times) return {nullptr, from + number * p_.rows * n.width, n.width};
     const float* const at = from + (std::int64_t(number) * p_.moments + moment) * n.width;

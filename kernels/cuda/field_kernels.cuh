@@ -83,8 +83,10 @@ __device__ __forceinline__ BlockSums block_sums(const Problem& p, const Plan& pl
   if (slots.matrices && plan.resident) sums.matrices = slots.matrices + slot * sizes.matrices;
   if (slots.vectors) sums.vectors = slots.vectors + slot * sizes.vectors;
   if (p.row_times) {
-    const std::int64_t skipped =
-        std::int64_t(n.conditioned == 1 ? 0 : p.selected >= 0 ? p.selected : network) * p.rows * n.width;
+    const std::int64_t skipped = std::int64_t(n.conditioned == 1 ? 0
+                                              : p.selected >= 0  ? p.selected
+                                                                 : network) *
+                                 p.rows * n.width;
     if (tau) sums.tau_by_row = tau + skipped;
     if (dtau) sums.dtau_by_row = dtau + skipped;
   } else if (slots.times) {
@@ -111,9 +113,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     block.begin_tile(tiles, number);
     const Matrix z = block.z(), grad = block.grad();
     const auto each_entry = [&](auto f) {
-      each(tile, padded(dim), [&](int r, int n) {
-        f(r, n, tile.row[r] >= 0 && n < dim ? std::int64_t(tile.row[r]) * dim + n : -1);
-      });
+      each(tile, padded(dim),
+           [&](int r, int n) { f(r, n, tile.row[r] >= 0 && n < dim ? std::int64_t(tile.row[r]) * dim + n : -1); });
     };
     if (to.z && end == p.moments)
       each_entry([&](int, int, std::int64_t i) {

@@ -1,7 +1,6 @@
 // The host's side of a call: its plan, and the launches that it takes.
-#include "launch.hpp"
-
 #include "kernels.hpp"
+#include "launch.hpp"
 #include "reduce.cuh"
 
 namespace ffrl::cuda {
@@ -20,9 +19,12 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 
 const Kernels& kernels(Precision precision) {
   switch (precision) {
-    case Precision::ieee: return kIeeeKernels;
-    case Precision::tf32: return kTf32Kernels;
-    case Precision::bf16: break;
+    case Precision::ieee:
+      return kIeeeKernels;
+    case Precision::tf32:
+      return kTf32Kernels;
+    case Precision::bf16:
+      break;
   }
   return kBf16Kernels;
 }
@@ -64,6 +66,28 @@ void choose_tiles(const Problem& p, Plan& plan) {
   }
 }
 
+/// Whether the kernel that keeps activations in registers serves the problem, and with which plan.
+bool chains(const Problem& p, bool backward, Plan& plan) {
+  if (backward || p.precision == Precision::ieee || p.gates || p.row_times || p.tangent || p.value_only) return false;
+  const bool with_force = p.force.theta != nullptr;
+  if (p.potential.depth > 1 || (with_force && p.force.depth > 1)) return false;
+  const int width = with_force && p.force.width > p.potential.width ? p.force.width : p.potential.width;
+  if (width > 128) return false;
+  plan.chained_width = width <= 64 ? 64 : 128;
+  const std::int64_t limit = shared_limit();
+  plan.tile_rows = 0;
+  for (int warps = 1; warps <= 8; ++warps) {
+    const PathSizes sizes = kernels(p.precision).path_sizes(p, plan.chained_width, warps);
+    if (sizes.shared * std::int64_t(sizeof(float)) > limit) break;
+    plan.shared_bytes = static_cast<int>(sizes.shared * sizeof(float));
+    plan.image = sizes.image;
+    plan.tile_rows = 16 * warps;
+    if (ceil_div(p.rows, plan.tile_rows) <= kEnoughTiles) break;
+  }
+  if (!plan.tile_rows) plan.chained_width = 0;
+  return plan.chained_width > 0;
+}
+
 /// Hands out workspace piece by piece; of a null one only the size is learnt.
 class Workspace {
  public:
@@ -85,8 +109,7 @@ GradientSlots take_slots(const Problem& p, const Plan& plan, const Network& n, W
   GradientSlots slots;
   slots.matrices = workspace.take(std::int64_t(plan.matrix_slots) * plan.networks * sizes.matrices);
   slots.vectors = workspace.take(std::int64_t(plan.blocks) * plan.networks * sizes.vectors);
-  if (!p.row_times)
-    slots.times = workspace.take(std::int64_t(plan.blocks) * plan.networks * 2 * p.moments * n.width);
+  if (!p.row_times) slots.times = workspace.take(std::int64_t(plan.blocks) * plan.networks * 2 * p.moments * n.width);
   return slots;
 }
 
@@ -156,6 +179,14 @@ Plan make_plan(const Problem& p, bool backward, float* from) {
   const bool with_force = p.force.theta != nullptr;
   plan.networks = p.selected >= 0 ? 1 : p.potentials;
   plan.visits = (p.gates ? p.potentials : 1) * (with_force ? 2 : 1);
+  Workspace workspace(from);
+  if (chains(p, backward, plan)) {
+    plan.blocks = static_cast<int>(ceil_div(p.rows, plan.tile_rows));
+    plan.packed_potential = workspace.take(plan.networks * plan.image);
+    if (with_force) plan.packed_force = workspace.take(plan.networks * plan.image);
+    plan.workspace = workspace.used();
+    return plan;
+  }
   const PackedNetwork potential(p.potential), force(with_force ? p.force : p.potential);
   plan.image = potential.size() > force.size() ? potential.size() : force.size();
   int widest = 0;
@@ -173,7 +204,6 @@ Plan make_plan(const Problem& p, bool backward, float* from) {
   const std::int64_t splits = ceil_div(p.rows, kSplitRows);
   plan.matrix_slots = plan.resident ? plan.blocks : static_cast<int>(splits < kMaxSplits ? splits : kMaxSplits);
 
-  Workspace workspace(from);
   plan.packed_potential = workspace.take(plan.networks * potential.size());
   if (with_force) plan.packed_force = workspace.take(plan.networks * force.size());
   if (!plan.resident) plan.rows = workspace.take(plan.visits * plan.buffers.count() * plan.buffer_size());
@@ -192,13 +222,13 @@ std::int64_t workspace_floats(const Problem& p, bool backward) {
 cudaError_t forward(const Problem& p, const Outputs& out, float* workspace, cudaStream_t stream) {
   if (p.rows == 0) return cudaSuccess;
   const Plan plan = make_plan(p, false, workspace);
+  if (plan.chained_width) return kernels(p.precision).chained(p, plan, out, stream);
   if (const cudaError_t error = pack(p, plan, stream)) return error;
   // Resident weights are worth keeping through all moments; streamed ones are read anew at each, so that a launch a
   // moment costs nothing and lets the tiles share them in the second-level cache.
   const int together = plan.resident ? p.moments : 1;
   for (int moment = 0; moment < p.moments; moment += together)
-    if (const cudaError_t error =
-            kernels(p.precision).forward(p, plan, out, moment, moment + together, stream))
+    if (const cudaError_t error = kernels(p.precision).forward(p, plan, out, moment, moment + together, stream))
       return error;
   return cudaSuccess;
 }
@@ -231,8 +261,8 @@ cudaError_t backward(const Problem& given, const Saved& saved, const Cotangents&
   // Without a cotangent of the residual the force has no part in anything.
   const std::int64_t times = given.row_times ? given.rows : given.moments;
   if (to.force_theta)
-    if (const cudaError_t error = cudaMemsetAsync(
-            to.force_theta, 0, sizeof(float) * given.potentials * given.force.stride, stream))
+    if (const cudaError_t error =
+            cudaMemsetAsync(to.force_theta, 0, sizeof(float) * given.potentials * given.force.stride, stream))
       return error;
   if (to.force_tau)
     return cudaMemsetAsync(to.force_tau, 0, sizeof(float) * given.force.conditioned * times * given.force.width,

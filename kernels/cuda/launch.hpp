@@ -4,8 +4,8 @@
 // The kernels evaluate the field of networks at one or more moments. At one moment with an output `grad` a call is an
 // operator on rows; at N moments with an output `path` it moves the rows, z ← z + step·∇u, from each to the next.
 //
-// Nothing here allocates or waits: the caller hands over workspace of the size that workspace_floats() states, and every
-// call can be captured in a CUDA graph.
+// Nothing here allocates or waits: the caller hands over workspace of the size that workspace_floats() states, and
+// every call can be captured in a CUDA graph.
 #pragma once
 
 #include <cstdint>
@@ -34,21 +34,21 @@ struct Network {
 };
 
 struct Problem {
-  std::int64_t rows = 0;  // B
-  int potentials = 1;     // K
-  int moments = 1;        // N
-  int substeps = 1;       // u, ∂_t u and the residual are written at every so many moments
-  float step = 0;         // from one moment to the next
-  bool row_times = false;  // every row has a time of its own, times = B and N = 1; else times = N
+  std::int64_t rows = 0;     // B
+  int potentials = 1;        // K
+  int moments = 1;           // N
+  int substeps = 1;          // u, ∂_t u and the residual are written at every so many moments
+  float step = 0;            // from one moment to the next
+  bool row_times = false;    // every row has a time of its own, times = B and N = 1; else times = N
   const float* z = nullptr;  // (B, D), unit stride within a row
   std::int64_t z_stride = 0;
   Network potential;
-  Network force;  // its square is added to the residual
+  Network force;            // its square is added to the residual
   bool value_only = false;  // u alone, as of a force network
   // Exactly one of the three says which network moves a row.
-  int selected = -1;            // ≥ 0: this one for all rows
-  const int* order = nullptr;   // (B,): the rows, those of one network behind each other; with
-  const int* first = nullptr;   // (K + 1,): where those of each network begin
+  int selected = -1;             // ≥ 0: this one for all rows
+  const int* order = nullptr;    // (B,): the rows, those of one network behind each other; with
+  const int* first = nullptr;    // (K + 1,): where those of each network begin
   const float* gates = nullptr;  // (B, K), or (B, N / substeps, K)
   bool gates_by_step = false;
   bool residual = false;

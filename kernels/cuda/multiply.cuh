@@ -1,4 +1,5 @@
-// Products of a tile's rows with a weight matrix, by all warps of a block, each followed by an epilogue on its elements.
+// Products of a tile's rows with a weight matrix, by all warps of a block, each followed by an epilogue on its
+// elements.
 //
 // Two placements. Resident: weights and activations both lie in shared memory. Streamed: both lie in global memory and
 // come through shared memory in chunks of the inner index, the next chunk under way while one is multiplied.
@@ -68,8 +69,8 @@ __device__ __forceinline__ void each_element(const float (&sum)[kM][4][4], const
       for (int e = 0; e < 4; ++e) to(16 * m + at.g + 8 * (e >> 1), 8 * j + 2 * at.t + (e & 1), sum[m][j][e]);
 }
 
-/// epilogue(r, n, Σ_k x[r, k] w[n, k]), or w[k, n] with kTransposed, for `rows` rows and `columns` columns. The epilogue
-/// must not write to x: other warps are still reading it.
+/// epilogue(r, n, Σ_k x[r, k] w[n, k]), or w[k, n] with kTransposed, for `rows` rows and `columns` columns. The
+/// epilogue must not write to x: other warps are still reading it.
 template <class P, bool kTransposed, class Epilogue>
 __device__ __forceinline__ void multiply_resident(int rows, const ConstMatrix& x, int inner, const ConstMatrix& w,
                                                   int columns, Epilogue epilogue) {

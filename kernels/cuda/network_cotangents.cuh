@@ -11,7 +11,7 @@ namespace ffrl::cuda {
 struct BlockSums {
   float* matrices = nullptr;  // null too where another kernel sums them
   float* vectors = nullptr;
-  float* tau = nullptr;   // (width,) of a moment that all rows share
+  float* tau = nullptr;  // (width,) of a moment that all rows share
   float* dtau = nullptr;
   float* tau_by_row = nullptr;  // (B, width)
   float* dtau_by_row = nullptr;
@@ -120,11 +120,10 @@ struct NetworkCotangents {
     const int last = of.net.depth - 1;
     for (int l = last; l > 0; --l) {
       const Matrix c = of.buffer(of.at.c(l - 1)), d_p = of.buffer(of.at.d_p(l - 1));
-      of.template multiply<true>(of.at.d_p(l), of.net.width, of.net.w_hid(l), of.net.width,
-                                 [&](int r, int n, float x) {
-                                   const float y = c(r, n);
-                                   d_p(r, n) = (kDerivatives ? d_p(r, n) + x : x) * (1 - y * y);
-                                 });
+      of.template multiply<true>(of.at.d_p(l), of.net.width, of.net.w_hid(l), of.net.width, [&](int r, int n, float x) {
+        const float y = c(r, n);
+        d_p(r, n) = (kDerivatives ? d_p(r, n) + x : x) * (1 - y * y);
+      });
     }
     if (kResident && sums.matrices) add_hidden<kDerivatives>();
 

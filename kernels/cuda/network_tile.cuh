@@ -8,8 +8,8 @@ namespace ffrl::cuda {
 
 /// τ or dτ/dt for the rows of a tile.
 struct Conditioning {
-  const float* shared = nullptr;   // (padded width,) where all rows share the moment
-  const float* by_row = nullptr;   // (B, width) where each row has its own; both null: 0
+  const float* shared = nullptr;  // (padded width,) where all rows share the moment
+  const float* by_row = nullptr;  // (B, width) where each row has its own; both null: 0
   int width = 0;
 
   __device__ __forceinline__ explicit operator bool() const { return shared || by_row; }

@@ -34,7 +34,8 @@ struct PackedNetwork {
 struct TileBuffers {
   int depth = 1;
   bool backward = false, tangent = false;
-  bool streamed = false;  // the weight gradients are summed after the tile is done: nothing that they need is overwritten
+  bool streamed =
+      false;  // the weight gradients are summed after the tile is done: nothing that they need is overwritten
 
   static constexpr int kCommon = 2;  // numbers below are of the tile
   __host__ __device__ int z() const { return 0; }
@@ -67,8 +68,8 @@ enum RowValue : int {
   kSlope,
   kDt,
   kGate,
-  kDOut,   // dL/do
-  kAlong,  // ∇u · x of that network
+  kDOut,        // dL/do
+  kAlong,       // ∇u · x of that network
   kTotalValue,  // sums over the networks of a row
   kTotalDt,
   kTotalForce,
@@ -97,18 +98,19 @@ struct GradientSlots {
 struct Plan {
   bool resident = true;
   int tile_rows = 16;
-  int pitch = 0;             // of the row buffers
-  TileBuffers buffers;       // of the deeper family
-  int networks = 1;          // K, or 1 where one is selected
-  int visits = 1;            // networks that a row goes through, potentials and forces
+  int pitch = 0;              // of the row buffers
+  TileBuffers buffers;        // of the deeper family
+  int networks = 1;           // K, or 1 where one is selected
+  int visits = 1;             // networks that a row goes through, potentials and forces
   int resident_networks = 0;  // images that shared memory holds at a time: all that a block needs, or 1
-  std::int64_t image = 0;    // floats of the larger image
-  std::int64_t tiles = 0;    // at most, of all networks
-  int blocks = 0;            // of one network
-  int matrix_slots = 0;      // of one network
+  std::int64_t image = 0;     // floats of the larger image
+  std::int64_t tiles = 0;     // at most, of all networks
+  int blocks = 0;             // of one network
+  int matrix_slots = 0;       // of one network
   int shared_bytes = 0;
+  int chained_width = 0;  // of the kernel that keeps activations in registers (path_kernel.cuh); 0: another one
   // Workspace.
-  float* packed_potential = nullptr;  // (networks, image)
+  float* packed_potential = nullptr;  // (networks, ·)
   float* packed_force = nullptr;
   float* rows = nullptr;  // (visits, buffers, tiles · tile_rows, pitch) where streamed
   GradientSlots potential, force;

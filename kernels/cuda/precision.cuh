@@ -16,7 +16,7 @@ __device__ __forceinline__ int inner_index(int t, int j) {
 }
 
 /// tanh(x) to about 2·10⁻⁷, absolute: the products around it are less exact.
-__device__ __forceinline__ float fast_tanh(float x) { return 1 - 2 / (__expf(2 * x) + 1); }
+__device__ __forceinline__ float fast_tanh(float x) { return 1 - __fdividef(2.f, __expf(2 * x) + 1); }
 
 /// Operands are read through functions of their indices: a(row, k) and b(k, column). `kRounded` says that b's numbers
 /// are rounded already, as those of packed weights.

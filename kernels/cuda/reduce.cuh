@@ -44,9 +44,9 @@ __global__ void __launch_bounds__(kBankThreads)
 }
 
 /// tau and dtau (conditioned, N, H) likewise, null: not wanted.
-__global__ void __launch_bounds__(kBankThreads) reduce_times_kernel(const Problem p, const Plan plan, const Network n,
-                                                                    const GradientSlots slots, float* tau,
-                                                                    float* dtau) {
+__global__ void __launch_bounds__(kBankThreads)
+    reduce_times_kernel(const Problem p, const Plan plan, const Network n, const GradientSlots slots, float* tau,
+                        float* dtau) {
   const int k = static_cast<int>(blockIdx.y);
   const int network = p.selected >= 0 ? 0 : k;
   const bool reached = p.selected < 0 || n.conditioned == 1 || k == p.selected;

@@ -27,8 +27,8 @@ struct MatrixGradient {
 
 /// blockIdx: tile of the matrix, split, network.
 template <class P>
-__global__ void __launch_bounds__(kSumThreads) matrix_gradient_kernel(const Problem p, const Plan plan,
-                                                                      const MatrixGradient m) {
+__global__ void __launch_bounds__(kSumThreads)
+    matrix_gradient_kernel(const Problem p, const Plan plan, const MatrixGradient m) {
   FFRL_SHARED(float, memory);
   const Lane at;
   const int network = static_cast<int>(blockIdx.z);
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kSumThreads) matrix_gradient_kernel(const Prob
     float* const to = memory + number % 2 * kSumStaged;
     copy_async<kSumThreads>({to, kSumPitch}, a.data + network * m.visit_stride + from * a.pitch + m0, a.pitch, kSumRows,
                             height);
-    copy_async<kSumThreads>({to + kSumRows * kSumPitch, kSumPitch},
-                            b.data + network * b_stride + from * b.pitch + n0, b.pitch, kSumRows, width);
+    copy_async<kSumThreads>({to + kSumRows * kSumPitch, kSumPitch}, b.data + network * b_stride + from * b.pitch + n0,
+                            b.pitch, kSumRows, width);
     cp_async_commit();
   };
 
@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(kSumThreads) matrix_gradient_kernel(const Prob
     const ConstMatrix a{staged, kSumPitch}, b{staged + kSumRows * kSumPitch, kSumPitch};
     if (busy)
       warp_product<P, Inner::paired, false>(
-          sum, kSumRows, [&](int i, int k) { return a(k, warp_m + i); },
-          [&](int k, int n) { return b(k, warp_n + n); }, at);
+          sum, kSumRows, [&](int i, int k) { return a(k, warp_m + i); }, [&](int k, int n) { return b(k, warp_n + n); },
+          at);
     __syncthreads();
   }
   float* const to = m.to + (blockIdx.y * gridDim.z + network) * m.network_stride;

@@ -17,6 +17,9 @@ CASES = [
     Case(37, 24, 40, moments=3, residual=False, precision=Precision.TF32),
     Case(33, 64, 64, moments=2, force=64, precision=Precision.TF32),
     Case(33, 64, 64, moments=2, precision=Precision.BF16),
+    Case(33, 100, 128, moments=2, force=70, precision=Precision.BF16),
+    Case(40, 128, 100, networks=3, selection="index", moments=2, precision=Precision.TF32),
+    Case(37, 24, 40, networks=2, selection="gates", moments=2, force=20, precision=Precision.TF32),
     Case(37, 24, 40, depth=2, networks=3, selection="index", moments=4, substeps=2, force=33),
     Case(21, 24, 40, networks=3, selection="gates by step", moments=4, substeps=2, force=20),
     Case(21, 40, 24, networks=2, selection="gates", moments=3, residual=False),
@@ -95,9 +98,10 @@ class _Span:
         return self._like.element_size()
 
 
-def test_all_steps_touch_memory_once() -> None:
+@pytest.mark.parametrize("precision", [Precision.IEEE, Precision.TF32])
+def test_all_steps_touch_memory_once(precision: Precision) -> None:
     """A block reads its rows and the weights once, then nothing but each moment's τ, and writes the outputs alone."""
-    traffic, like = forward_traffic(Case(40, 24, 40, moments=5, precision=Precision.TF32))
+    traffic, like = forward_traffic(Case(40, 24, 40, moments=5, precision=precision))
     blocks = 3  # of 16 rows
     for name in ("z", "theta"):
         used = like[name].numel() * 4
