@@ -55,6 +55,7 @@ def _variant_name(variant: Any) -> str:
 
 def _compile_triton(arch: int, number: int) -> Kernel:
     import triton
+
     from ffrl_fast.triton_kernels import ahead_of_time, launch
 
     variant = ahead_of_time.variants(arch)[number]

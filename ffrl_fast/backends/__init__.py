@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from ffrl_fast.backends.gpu import triton_backend
+from ffrl_fast.backends.gpu import cuda_backend, triton_backend
 from ffrl_fast.backends.interface import Backend, Call, HJGradients, Motion, Request, Verdict
 from ffrl_fast.backends.native_cpu import CpuBackend
 from ffrl_fast.backends.plain import ReferenceBackend
@@ -30,7 +30,7 @@ __all__ = [
     "use_backend",
 ]
 
-_IN_ORDER: tuple[Backend, ...] = (CpuBackend(), triton_backend(), ReferenceBackend())
+_IN_ORDER: tuple[Backend, ...] = (CpuBackend(), cuda_backend(), triton_backend(), ReferenceBackend())
 _BY_NAME = {backend.name: backend for backend in _IN_ORDER}
 # A plain global, not a context variable: torch.compile guards on the former and cannot trace the latter.
 _forced: str | None = None

@@ -188,3 +188,19 @@ def _triton_engine() -> Engine:
 
 def triton_backend() -> GpuBackend:
     return GpuBackend("triton", _triton_able, _triton_engine)
+
+
+def _cuda_able(request: Request) -> Verdict:
+    if importlib.util.find_spec("ffrl_fast._cuda") is None:
+        return Verdict(False, "this build of ffrl_fast has no CUDA kernels (nvcc was not there)")
+    return _on_gpu(request, "CUDA C++ kernels", (torch.float32,))
+
+
+def _cuda_engine() -> Engine:
+    from ffrl_fast.gpu.cuda_engine import CudaEngine
+
+    return CudaEngine()
+
+
+def cuda_backend() -> GpuBackend:
+    return GpuBackend("cuda", _cuda_able, _cuda_engine)

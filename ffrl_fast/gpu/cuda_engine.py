@@ -7,59 +7,26 @@ again in a backward: nothing is kept for it but what the caller has anyway.
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ffrl_fast.gpu.engine import Cotangents, Forward, Gradients, Precision, Rows, Wanted
-from ffrl_fast.layout import NetworkShape
+from ffrl_fast.gpu.engine import (
+    Cotangents,
+    Forward,
+    Gradients,
+    Path,
+    PathCotangents,
+    PathForward,
+    PathGradients,
+    Precision,
+    Rows,
+    Wanted,
+)
 
 _PRECISIONS = {Precision.IEEE: 0, Precision.TF32: 1, Precision.BF16: 2}  # as kernels/cuda/launch.hpp numbers them
-
-
-@dataclass(slots=True)
-class Path:
-    """A path of N moments, z ← z + step·∇u from each to the next, by ``rows`` whose z is the start.
-
-    ``tau`` and ``dtau`` of the rows and of the force are (K or 1, N, H); ``gates`` (B, K) or (B, N / substeps, K).
-    """
-
-    rows: Rows
-    moments: int
-    step: float
-    substeps: int = 1  # u, ∂_t u and the residual are of every so many moments
-    force: Rows | None = None  # of which theta, shape and tau are used; its square is added to the residual
-    residual: bool = False
-
-
-class PathForward(NamedTuple):
-    """z (N + 1, B, D); u, ∂_t u and the residual (N / substeps, B), the last where asked for."""
-
-    z: Tensor
-    u: Tensor
-    dt: Tensor
-    residual: Tensor | None
-
-
-class PathCotangents(NamedTuple):
-    """Of what :class:`PathForward` holds; None: zero."""
-
-    z: Tensor | None = None
-    u: Tensor | None = None
-    dt: Tensor | None = None
-    residual: Tensor | None = None
-
-
-class PathGradients(NamedTuple):
-    """Of the start and the potentials, and of the force's parameters and τ; None where not wanted."""
-
-    rows: Gradients
-    force_theta: Tensor | None
-    force_tau: Tensor | None
 
 
 class _Call(NamedTuple):
@@ -196,9 +163,7 @@ class CudaEngine:
         residual = None if drive is None else new(count)
         hvp = None if tangent is None else new(count, dim)
         drive, tangent = _contiguous((drive, tangent))
-        call = _call(
-            rows, precision, value_only=value_only, residual=drive is not None, drive=drive, tangent=tangent
-        )
+        call = _call(rows, precision, value_only=value_only, residual=drive is not None, drive=drive, tangent=tangent)
         computed = (None, None) if value_only else (dt, grad)
         self._launch(call, False, _addresses(u, computed[0], residual, computed[1], None, hvp))
         return Forward(u, dt, grad, hvp, residual, ())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -122,4 +122,60 @@ class Engine(Protocol):
         value_only: bool = False,
     ) -> Gradients:
         """The gradients by math of the module's docstring in :mod:`ffrl_fast.reference`; bitwise reproducible."""
+        ...
+
+
+@dataclass(slots=True)
+class Path:
+    """A path of N moments, z ← z + step·∇u from each to the next, by ``rows`` whose z is the start.
+
+    ``tau`` and ``dtau`` of the rows and of the force are (K or 1, N, H); ``gates`` (B, K) or (B, N / substeps, K).
+    """
+
+    rows: Rows
+    moments: int
+    step: float
+    substeps: int = 1  # u, ∂_t u and the residual are of every so many moments
+    force: Rows | None = None  # of which theta, shape and tau are used; its square is added to the residual
+    residual: bool = False
+
+
+class PathForward(NamedTuple):
+    """z (N + 1, B, D); u, ∂_t u and the residual (N / substeps, B), the last where asked for."""
+
+    z: Tensor
+    u: Tensor
+    dt: Tensor
+    residual: Tensor | None
+
+
+class PathCotangents(NamedTuple):
+    """Of what :class:`PathForward` holds; None: zero."""
+
+    z: Tensor | None = None
+    u: Tensor | None = None
+    dt: Tensor | None = None
+    residual: Tensor | None = None
+
+
+class PathGradients(NamedTuple):
+    """Of the start and the potentials, and of the force's parameters and τ; None where not wanted."""
+
+    rows: Gradients
+    force_theta: Tensor | None
+    force_tau: Tensor | None
+
+
+@runtime_checkable
+class PathEngine(Engine, Protocol):
+    """An engine that takes rows through a whole path in a call of its own."""
+
+    def path_forward(self, path: Path, precision: Precision) -> PathForward:
+        """The path and its outputs."""
+        ...
+
+    def path_backward(
+        self, path: Path, precision: Precision, z: Tensor, cotangents: PathCotangents, wanted: Wanted
+    ) -> PathGradients:
+        """The gradients of a path from its z (N + 1, B, D); bitwise reproducible. z's is always computed."""
         ...

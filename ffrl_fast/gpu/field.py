@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffrl_fast.gpu.engine import Cotangents, Engine, Forward, Precision, Wanted
+from ffrl_fast.gpu import whole_path
+from ffrl_fast.gpu.engine import Cotangents, Engine, Forward, PathCotangents, PathEngine, Precision, Wanted
 from ffrl_fast.gpu.moment import Moment, MomentForward, backward, forward, rows_of
-from ffrl_fast.gpu.path import PathCotangents, PathGradients, path_backward, path_forward
+from ffrl_fast.gpu.path import OperatorGradients, path_backward, path_forward
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
     place_gradients,
@@ -118,9 +119,12 @@ def _gpu_field(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list
     i, (name, of_products, keep) = Inputs(*args[:NUM_INPUTS]), args[NUM_INPUTS:]
     engine, precision, none = _engine(name), Precision(of_products), i.z.new_empty(0)
     if i.substeps:
-        path = path_forward(
-            engine, _moments(i), _unit_stride(i.z), i.moments, i.substeps, i.step, i.residual, precision
-        )
+        if isinstance(engine, PathEngine) and whole_path.serves(i):
+            path = whole_path.forward(engine, i, precision)
+        else:
+            path = path_forward(
+                engine, _moments(i), _unit_stride(i.z), i.moments, i.substeps, i.step, i.residual, precision
+            )
         return path.u, path.dt, none if path.residual is None else path.residual, none, path.z, []
     moment = _moment(i)
     out = forward(engine, moment, precision, keep=keep, tangent=i.tangent)
@@ -164,10 +168,14 @@ def _gpu_field_backward(*args: Any) -> list[Tensor]:
     wanted, wanted_force = _wanted(flags)
     bars = [None if x is None else x.contiguous() for x in (u_bar, dt_bar, residual_bar, motion_bar)]
     if i.substeps:
-        found = path_backward(
-            engine, _moments(i), motion, i.substeps, i.step, PathCotangents(*bars), wanted, wanted_force, precision
-        )
-        if found.gates is not None and i.gates is not None and i.gates.dim() == 2:
+        path_bars = PathCotangents(bars[3], bars[0], bars[1], bars[2])
+        if isinstance(engine, PathEngine) and whole_path.serves(i):
+            found = whole_path.backward(engine, i, motion, path_bars, wanted, precision)
+        else:
+            found = path_backward(
+                engine, _moments(i), motion, i.substeps, i.step, path_bars, wanted, wanted_force, precision
+            )
+        if found.gates is not None and i.gates is not None and found.gates.dim() > i.gates.dim():
             found.gates = found.gates.sum(1)
     else:
         moment = _moment(i)
@@ -179,7 +187,7 @@ def _gpu_field_backward(*args: Any) -> list[Tensor]:
         cotangents = Cotangents(bars[0], bars[1], bars[3], bars[2])
         g = backward(engine, moment, precision, out, cotangents, wanted, wanted_force)
         force = g.force
-        found = PathGradients(
+        found = OperatorGradients(
             torch.zeros_like(motion) if g.network.z is None else g.network.z,
             g.network.theta,
             g.network.tau,

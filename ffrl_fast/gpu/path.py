@@ -11,21 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ffrl_fast.gpu.engine import Cotangents, Engine, Precision, Wanted
+from ffrl_fast.gpu.engine import Cotangents, Engine, PathCotangents, PathForward, Precision, Wanted
 from ffrl_fast.gpu.moment import Moment, backward, forward
 
 #: The moment i of a path, reached at z.
 MomentAt = Callable[[int, Tensor], Moment]
-
-
-@dataclass(slots=True)
-class PathForward:
-    """u, ∂_t u and the residual (T, B) at the start of each step; z_0 … z_N (N + 1, B, D)."""
-
-    u: Tensor
-    dt: Tensor
-    residual: Tensor | None
-    z: Tensor
 
 
 def path_forward(
@@ -47,22 +37,12 @@ def path_forward(
             if residuals is not None:
                 assert out.network.residual is not None
                 residuals[i // substeps] = out.network.residual
-    return PathForward(u, dt, residuals, path)
+    return PathForward(path, u, dt, residuals)
 
 
 @dataclass(slots=True)
-class PathCotangents:
-    """Of u, ∂_t u, the residual (T, B) and the path (N + 1, B, D); None: zero."""
-
-    u: Tensor | None
-    dt: Tensor | None
-    residual: Tensor | None
-    z: Tensor | None
-
-
-@dataclass(slots=True)
-class PathGradients:
-    """Of z_0 (B, D); theta; tau, dtau (K or 1, N, H); gates (B, T, K); t (N,). None: not wanted or absent."""
+class OperatorGradients:
+    """Of z or z_0 (B, D); theta; tau, dtau; gates; t: of the shapes of the operator's inputs. None: not reached."""
 
     z: Tensor
     theta: Tensor | None = None
@@ -88,10 +68,10 @@ def path_backward(
     wanted: Wanted,
     wanted_force: Wanted,
     p: Precision,
-) -> PathGradients:
+) -> OperatorGradients:
     moments = path.shape[0] - 1
     d_z = torch.zeros_like(path[0]) if bars.z is None else bars.z[moments].clone()
-    found = PathGradients(d_z)
+    found = OperatorGradients(d_z)
     by_moment: dict[str, list[Tensor | None]] = {name: [None] * moments for name in ("tau", "dtau", "force_tau", "t")}
     of_step: list[Tensor | None] = [None] * (moments // substeps)
     for i in reversed(range(moments)):

@@ -35,10 +35,16 @@ def use_precision(name: str) -> Iterator[None]:
         _forced = before
 
 
+@torch.compiler.assume_constant_result
+def _of_torchs_setting() -> Precision:
+    """torch's setting. A compiled function keeps the one it was traced with: dynamo cannot trace the question."""
+    return _OF_TORCH[torch.get_float32_matmul_precision()]
+
+
 def precision_for(dtype: torch.dtype) -> Precision:
     """The precision of products of tensors of ``dtype``."""
     if dtype == torch.bfloat16:
         return Precision.BF16
     if dtype == torch.float64:
         return Precision.IEEE
-    return _forced if _forced is not None else _OF_TORCH[torch.get_float32_matmul_precision()]
+    return _forced if _forced is not None else _of_torchs_setting()

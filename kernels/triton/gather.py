@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .rows import load_row_scalars, load_rows, network_of_block, rows_of_block, store_rows, store_slots
+from .rows import load_row_scalars, load_rows, rows_of_block, store_rows, store_slots
 
 
 @triton.jit(do_not_specialize=["rows", "blocks", "grouped", "given", "added_given"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from triton.language import constexpr
 
 from ffrl_fast.gpu.engine import Cotangents, Forward, Wanted
+from triton.language import constexpr
 
 from . import layers
 from .adjoint import Adjoint
@@ -36,7 +36,7 @@ class Layers:
             **call.placement(),
             **call.conditioning(),
             **dict.fromkeys(
-                "first_layer bias_layer d_tau_at d_tau_network has_added want_tau want_dtau vector_at".split(), 0
+                ["first_layer", "bias_layer", "d_tau_at", "d_tau_network", "has_added", "want_tau", "want_dtau", "vector_at"], 0
             ),
             "theta": rows.theta,
             "first_network": call.first_network,

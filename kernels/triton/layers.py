@@ -39,11 +39,7 @@ REVERSE_COTANGENT = tl.constexpr(9)
 LAST_COTANGENT = tl.constexpr(10)
 LAYER_COTANGENT = tl.constexpr(11)
 
-RUNTIME = (
-    "epilogue first_layer rows blocks grouped gated first_network parameters vector_at inner w_network tau_at "
-    "tau_network tau_per_row d_tau_at d_tau_network has_tau has_dtau out_tanh want_tau want_dtau networks "
-    "has_dt_bar has_residual_bar has_u_bar has_added column_blocks per_block bias_layer w_out_sum derivatives"
-).split()
+RUNTIME = ["epilogue", "first_layer", "rows", "blocks", "grouped", "gated", "first_network", "parameters", "vector_at", "inner", "w_network", "tau_at", "tau_network", "tau_per_row", "d_tau_at", "d_tau_network", "has_tau", "has_dtau", "out_tanh", "want_tau", "want_dtau", "networks", "has_dt_bar", "has_residual_bar", "has_u_bar", "has_added", "column_blocks", "per_block", "bias_layer", "w_out_sum", "derivatives"]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -245,10 +241,7 @@ def layer(
                 tl.store(at_sums + SUM_TAU * pitch + column, tl.sum(p, 0))
 
 
-OUTPUT_RUNTIME = (
-    "rows blocks networks gated grouped per_block b_out_sum column_blocks has_u_bar has_dt_bar has_residual_bar "
-    "out_tanh want_gates derivatives"
-).split()
+OUTPUT_RUNTIME = ["rows", "blocks", "networks", "gated", "grouped", "per_block", "b_out_sum", "column_blocks", "has_u_bar", "has_dt_bar", "has_residual_bar", "out_tanh", "want_gates", "derivatives"]
 
 
 @triton.jit(do_not_specialize=OUTPUT_RUNTIME)
@@ -303,10 +296,7 @@ def output_cotangent(
     tl.store(d_gates + row * networks + network, d_gate.to(d_gates.dtype.element_ty), mask=(row >= 0) & (want_gates != 0))
 
 
-FINISH_RUNTIME = (
-    "rows blocks networks gated grouped first_network parameters b_out_at column_blocks has_tangent tangent_row "
-    "has_drive out_tanh derivatives"
-).split()
+FINISH_RUNTIME = ["rows", "blocks", "networks", "gated", "grouped", "first_network", "parameters", "b_out_at", "column_blocks", "has_tangent", "tangent_row", "has_drive", "out_tanh", "derivatives"]
 
 
 @triton.jit(do_not_specialize=FINISH_RUNTIME)

@@ -211,7 +211,7 @@ def test_a_second_backward_is_an_error_that_names_the_reference() -> None:
 
 
 def test_compiled_whole() -> None:
-    inputs = make(Case(6, 5, 4, potentials=2, selection="index", force=True))
+    inputs = make(Case(6, 5, 4, potentials=2, selection="index", force=True)).to(torch.float32)
 
     def loss(z: Tensor) -> Tensor:
         out = ffrl_fast.hj_residual(z, 0.3, inputs.bank, force=inputs.force, backend="oracle", **inputs.selection)
