@@ -319,11 +319,11 @@ class _GpuFieldBackward(FirstOrderOnly):
         return tuple(gradients), tuple(dims)
 
 
-def evaluate(i: Inputs, engine: str, precision: Precision) -> Tensors:
+def evaluate(i: Inputs, engine: str, precision: str) -> Tensors:
     """u, ∂_t u, the residual, ∇²u · tangent, and ∇u or the path; differentiable but for the tangent's product."""
     if any(which_require_grad(i)):
-        return _GpuField.apply(*i, engine, precision.value, True)[:_OUTPUTS]
-    return _flat(torch.ops.ffrl_fast.gpu_field(*i, engine, precision.value, False))[:_OUTPUTS]
+        return _GpuField.apply(*i, engine, precision, True)[:_OUTPUTS]
+    return _flat(torch.ops.ffrl_fast.gpu_field(*i, engine, precision, False))[:_OUTPUTS]
 
 
 register_autograd("gpu_field", _GpuField)

@@ -9,9 +9,9 @@ import torch
 
 from ffrl_fast.gpu.engine import Precision
 
-_OF_TORCH = {"highest": Precision.IEEE, "high": Precision.TF32, "medium": Precision.BF16}
+_OF_TORCH = {"highest": Precision.IEEE.value, "high": Precision.TF32.value, "medium": Precision.BF16.value}
 # A plain global, as the backend's: torch.compile guards on it.
-_forced: Precision | None = None
+_forced: str | None = None
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def use_precision(name: str) -> Iterator[None]:
     global _forced
     if name not in [p.value for p in Precision]:
         raise ValueError(f"use_precision: expected one of 'ieee', 'tf32', 'bf16', found {name!r}")
-    before, _forced = _forced, Precision(name)
+    before, _forced = _forced, name
     try:
         yield
     finally:
@@ -36,15 +36,15 @@ def use_precision(name: str) -> Iterator[None]:
 
 
 @torch.compiler.assume_constant_result
-def _of_torchs_setting() -> Precision:
+def _of_torchs_setting() -> str:
     """torch's setting. A compiled function keeps the one it was traced with: dynamo cannot trace the question."""
     return _OF_TORCH[torch.get_float32_matmul_precision()]
 
 
-def precision_for(dtype: torch.dtype) -> Precision:
-    """The precision of products of tensors of ``dtype``."""
+def precision_for(dtype: torch.dtype) -> str:
+    """The :class:`Precision` of products of tensors of ``dtype``, by its name."""
     if dtype == torch.bfloat16:
-        return Precision.BF16
+        return "bf16"
     if dtype == torch.float64:
-        return Precision.IEEE
+        return "ieee"
     return _forced if _forced is not None else _of_torchs_setting()
