@@ -35,7 +35,7 @@ def use_precision(name: str) -> Iterator[None]:
         _forced = before
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _of_torchs_setting() -> str:
     """torch's setting. A compiled function keeps the one it was traced with: dynamo cannot trace the question."""
     return _OF_TORCH[torch.get_float32_matmul_precision()]

@@ -302,3 +302,32 @@ def test_text_that_is_no_ptx():
         ptx.Module(".version 8.0\n.target sm_80\n.address_size 64\n")
     with pytest.raises(ptx.Fault, match="never closed"):
         ptx.Module(".entry k() { ret;")
+
+
+def test_indexed_branches_go_each_lane_its_way() -> None:
+    text = """
+    .version 8.0
+    .target sm_80
+    .address_size 64
+    .visible .entry pick(.param .u64 out) {
+        .reg .b32 %r<4>; .reg .b64 %rd<4>;
+        mov.u32 %r0, %tid.x;
+        rem.u32 %r1, %r0, 3;
+    $L_list: .branchtargets $L_a, $L_b, $L_c;
+        brx.idx %r1, $L_list;
+    $L_a: mov.u32 %r2, 10; bra $L_end;
+    $L_b: mov.u32 %r2, 20; bra $L_end;
+    $L_c: mov.u32 %r2, 30;
+    $L_end:
+        ld.param.u64 %rd0, [out];
+        mul.wide.u32 %rd1, %r0, 4;
+        add.s64 %rd2, %rd0, %rd1;
+        st.global.u32 [%rd2], %r2;
+        ret;
+    }"""
+    out = np.zeros(32, np.uint32)
+    ptx.Module(text).launch("pick", (1,), (32,), (out,))
+    assert (out == 10 * (np.arange(32) % 3 + 1)).all()
+    beyond = text.replace("rem.u32 %r1, %r0, 3", "rem.u32 %r1, %r0, 4")
+    with pytest.raises(ptx.Fault, match="an index beyond the list of branch targets"):
+        ptx.Module(beyond).launch("pick", (1,), (32,), (out,))

@@ -46,6 +46,14 @@ Execute decode_control(Decoder& d) {
     d.out.target = d.label(0);
     return kNothing;
   }
+  if (base == "brx") {
+    d.one_of({"idx"});
+    d.take("uni");
+    d.out.kind = Instruction::indexed_branch;
+    d.out.index = d.source(d.text(0), Type::u32);
+    d.out.targets = d.branch_targets(1);
+    return kNothing;
+  }
   if (base == "ret" || base == "exit") {
     d.take("uni");
     d.out.kind = Instruction::leave;

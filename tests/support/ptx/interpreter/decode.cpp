@@ -142,6 +142,18 @@ std::uint32_t Decoder::label(std::size_t i) const {
   return found->second;
 }
 
+std::vector<std::uint32_t> Decoder::branch_targets(std::size_t i) const {
+  const auto found = names_.branch_targets.find(text(i));
+  if (found == names_.branch_targets.end()) refuse("no list of branch targets " + text(i));
+  std::vector<std::uint32_t> out;
+  for (const auto& name : found->second) {
+    const auto target = names_.labels.find(name);
+    if (target == names_.labels.end()) refuse("no label " + name);
+    out.push_back(target->second);
+  }
+  return out;
+}
+
 Slot Decoder::source(const std::string& operand, Type type) const {
   if (const auto slot = names_.find(operand)) {
     if ((slot->width == 1) != (type == Type::pred)) refuse("operand " + operand + " is not of the instruction's type");
@@ -272,6 +284,7 @@ Program decode(const ModuleText& module, const Entry& entry) {
   program.threads = entry.threads;
   Names names(program);
   names.labels = entry.labels;
+  names.branch_targets = entry.branch_targets;
   for (const auto& declared : entry.registers) names.registers(declared);
   std::vector<Variable> variables = module.variables;
   variables.insert(variables.end(), entry.variables.begin(), entry.variables.end());

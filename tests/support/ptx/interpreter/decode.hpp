@@ -41,6 +41,7 @@ class Names {
 
   std::map<std::string, Symbol> symbols;
   std::unordered_map<std::string, std::uint32_t> labels;
+  std::unordered_map<std::string, std::vector<std::string>> branch_targets;
 
  private:
   Program& program_;
@@ -89,6 +90,7 @@ class Decoder {
   Address address(std::size_t i) const;
   std::int64_t integer(std::size_t i) const;
   std::uint32_t label(std::size_t i) const;
+  std::vector<std::uint32_t> branch_targets(std::size_t i) const;
 
   /// A register, literal, symbol or special register, read as `type`.
   Slot source(const std::string& operand, Type type) const;

@@ -36,12 +36,14 @@ struct BarrierCall {
 };
 
 struct Instruction {
-  enum Kind { plain, branch, leave, barrier, collective } kind = plain;
+  enum Kind { plain, branch, indexed_branch, leave, barrier, collective } kind = plain;
   Execute run;
   bool predicated = false, negated = false;
   Slot predicate;
-  std::uint32_t target = 0;  // of a branch
-  Slot members;              // of a collective: the lanes that it names; width 0: the whole warp
+  std::uint32_t target = 0;            // of a branch
+  std::vector<std::uint32_t> targets;  // of an indexed branch, and
+  Slot index;                          // which of them
+  Slot members;                        // of a collective: the lanes that it names; width 0: the whole warp
   BarrierCall barrier_call;
   std::string text, opcode;
   std::string refusal;  // why it is not known; thrown when it is reached

@@ -110,6 +110,19 @@ void Scheduler::advance(Warp& warp, std::uint64_t steps) {
             continue;
           }
           break;
+        case Instruction::indexed_branch:
+          go(warp, mask & ~lanes, pc + 1);
+          for (Lanes left = lanes; left;) {
+            const auto* const index = warp.at<std::uint32_t>(instruction.index);
+            const std::uint32_t chosen = index[std::countr_zero(left)];
+            if (chosen >= instruction.targets.size()) throw Fault("an index beyond the list of branch targets");
+            Lanes alike = 0;
+            for (int lane = 0; lane < kWarp; ++lane) alike |= Lanes{index[lane] == chosen} << lane;
+            go(warp, left & alike, instruction.targets[chosen]);
+            left &= ~alike;
+          }
+          together = false;
+          continue;
         case Instruction::leave:
           warp.alive &= ~lanes;
           warp.at_collective = 0;

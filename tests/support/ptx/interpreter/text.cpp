@@ -163,14 +163,20 @@ class BodyReader {
 
   void statement(std::string text) {
     text = trimmed(text);
+    std::string name;
     while (const auto end = label_end(text)) {
-      const std::string name = trimmed(text.substr(0, text.find(':')));
+      name = trimmed(text.substr(0, text.find(':')));
       if (!entry_.labels.emplace(name, static_cast<std::uint32_t>(entry_.statements.size())).second)
         throw Fault("label " + name + " is defined twice");
       text = trimmed(text.substr(end));
     }
     if (text.empty()) return;
     if (text.compare(0, 4, ".reg") == 0) return declare(text);
+    static constexpr std::string_view kTargets = ".branchtargets";
+    if (text.compare(0, kTargets.size(), kTargets) == 0) {
+      entry_.branch_targets[name] = split_operands(text.substr(kTargets.size()));
+      return;
+    }
     if (text[0] == '.') {
       const auto variable = read_variable(text);
       if (variable.space != "shared" && variable.space != "local")

@@ -44,6 +44,7 @@ struct Entry {
   std::vector<Registers> registers;
   std::vector<Statement> statements;
   std::unordered_map<std::string, std::uint32_t> labels;
+  std::unordered_map<std::string, std::vector<std::string>> branch_targets;  // by the name of the list
 };
 
 struct ModuleText {
