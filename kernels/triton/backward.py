@@ -29,7 +29,7 @@ from .rows import (
     store_rows,
     store_slots,
 )
-from .weights import times_itself, times_transpose
+from .weights import once_more, times_itself, times_transpose, weight_tile
 
 # The rows of a block's sums (sums_per_block(L), WIDTH): from SUM_B_HID on the biases of the L layers, then those of
 # w_out and b_out, as they lie in theta.
@@ -211,11 +211,13 @@ def backward_rows(
         c1 = 1.0 - c * c
         d_w_out = d_out[:, None] * c
         d_c = d_out[:, None] * w_out
+        hidden = ()
+        for j in tl.static_range(CHUNKS):
+            hidden = hidden + (weight_tile(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK),)
         if not VALUE_ONLY:
             d_h = tl.zeros((BLOCK_ROWS, BLOCK_UNITS), SUM)
             for j in tl.static_range(CHUNKS):
-                w = times_transpose(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK)
-                d_h = product(d_v_tiles[j], w, d_h, PRECISION)
+                d_h = product(d_v_tiles[j], tl.trans(hidden[j]), d_h, PRECISION)
             d_w_out += d_h * c1
             d_c += -2.0 * c * d_h * w_out
             store_slots(h, slot, WIDTH, n, w_out * c1, BLOCK_ROWS, BLOCK_UNITS)
@@ -226,7 +228,7 @@ def backward_rows(
         store_slots(d_p, slot, WIDTH, n, d_p_n, BLOCK_ROWS, BLOCK_UNITS)
         next_d_s = ()
         for j in tl.static_range(CHUNKS):
-            w = times_itself(hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
+            w = once_more(hidden[j], hid_transposed_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
             next_d_s = next_d_s + (product(d_p_n, w, d_s[j], PRECISION),)
         d_s = next_d_s
 

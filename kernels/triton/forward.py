@@ -25,7 +25,7 @@ from .rows import (
     store_rows,
     store_slots,
 )
-from .weights import times_itself, times_transpose
+from .weights import once_more, times_itself, times_transpose, weight_tile
 
 RUNTIME = ["rows", "blocks", "first_network", "parameters", "b_in_at", "b_hid_at", "w_out_at", "b_out_at", "tau_at", "tau_network", "tau_per_row", "networks", "grouped", "gated", "keep", "has_tau", "has_dtau", "has_drive", "out_tanh"]
 
@@ -130,8 +130,10 @@ def forward_rows(
     out = tl.zeros((BLOCK_ROWS,), SUM)
     for n in tl.range(0, WIDTH, BLOCK_UNITS, num_stages=STAGES):
         p = tl.zeros((BLOCK_ROWS, BLOCK_UNITS), SUM)
+        hidden = ()
         for j in tl.static_range(CHUNKS):
-            p = product(s[j], times_transpose(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK), p, PRECISION)
+            hidden = hidden + (weight_tile(hid_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK),)
+            p = product(s[j], tl.trans(hidden[j]), p, PRECISION)
         c = tanh(p + load_vector(weights + b_hid_at, n, width, BLOCK_UNITS, SUM), PRECISION)
         w_out = load_vector(weights + w_out_at, n, width, BLOCK_UNITS, SUM)
         out += tl.sum(c * w_out, 1)
@@ -141,9 +143,7 @@ def forward_rows(
             h = (w_out * (1.0 - c * c)).to(OPERAND)
             next_v = ()
             for j in tl.static_range(CHUNKS):
-                w = times_itself(
-                    hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED
-                )
+                w = once_more(hidden[j], hid_transposed_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
                 next_v = next_v + (product(h, w, v[j], PRECISION),)
             v = next_v
 

@@ -7,7 +7,8 @@ import triton.language as tl
 
 
 @triton.jit
-def _tile(w, row, column, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def weight_tile(w, row, column, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows ``row`` … and columns ``column`` … of W."""
     rows = row + tl.arange(0, ROWS)
     columns = column + tl.arange(0, COLUMNS)
     return tl.load(w + rows[:, None] * pitch + columns[None, :])
@@ -16,7 +17,7 @@ def _tile(w, row, column, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 @triton.jit
 def times_transpose(w, unit, inner, pitch, UNITS: tl.constexpr, INNER: tl.constexpr):
     """(INNER, UNITS) of Wᵀ: the operand that takes s to s Wᵀ, columns ``unit`` …"""
-    return tl.trans(_tile(w, unit, inner, pitch, UNITS, INNER))
+    return tl.trans(weight_tile(w, unit, inner, pitch, UNITS, INNER))
 
 
 @triton.jit
@@ -25,6 +26,18 @@ def times_itself(
 ):
     """(INNER, UNITS) of W: the operand that takes h to h W, columns ``unit`` …; read from Wᵀ where TRANSPOSED."""
     if TRANSPOSED:
-        return tl.trans(_tile(w_transposed, unit, inner, pitch_t, UNITS, INNER))
+        return tl.trans(weight_tile(w_transposed, unit, inner, pitch_t, UNITS, INNER))
     else:
-        return _tile(w, inner, unit, pitch, INNER, UNITS)
+        return weight_tile(w, inner, unit, pitch, INNER, UNITS)
+
+
+@triton.jit
+def once_more(tile, w_transposed, unit, inner, pitch, UNITS: tl.constexpr, INNER: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """A tile that already served a product by its transpose, now as W itself: the same registers or shared memory.
+
+    Where TRANSPOSED, W is read a second time, from Wᵀ: wgmma takes tf32 operands along their inner index only.
+    """
+    if TRANSPOSED:
+        return tl.trans(weight_tile(w_transposed, inner, unit, pitch, INNER, UNITS))
+    else:
+        return tile
