@@ -78,6 +78,8 @@ class Case:
 
 Results = dict[str, Tensor]
 
+EVERYTHING = Wanted()
+
 
 class Question:
     """Random tensors of a case in float32, and what the kernels and the reference in float64 make of them."""
@@ -141,13 +143,13 @@ class Question:
             force = Rows(i["z"], i["force_theta"], self.force_shape, i["force_tau"])
         return Path(self.rows(), case.moments, case.step, case.substeps, force, case.residual)
 
-    def by_kernels(self, engine: CudaEngine) -> Results:
+    def by_kernels(self, engine: CudaEngine, wanted: Wanted) -> Results:
         case, bars = self.case, self.bars
         if case.moments:
             path = self.path()
             out = engine.path_forward(path, case.precision)
             cotangents = PathCotangents(bars["path"], bars["u"], bars["dt"], bars.get("residual"))
-            g = engine.path_backward(path, case.precision, out.z, cotangents, Wanted())
+            g = engine.path_backward(path, case.precision, out.z, cotangents, wanted)
             found = {"path": out.z, "u": out.u, "dt": out.dt, "residual": out.residual}
             found |= {f"d_{name}": x for name, x in g.rows._asdict().items()}
             found |= {"d_force_theta": g.force_theta, "d_force_tau": g.force_tau}
@@ -157,7 +159,7 @@ class Question:
                 rows, case.precision, keep=True, value_only=case.value_only, drive=self.drive, tangent=self.tangent
             )
             of_rows = Cotangents(bars["u"], bars.get("dt"), bars.get("grad"), bars.get("residual"))
-            gradients = engine.backward(rows, case.precision, made, of_rows, Wanted(), value_only=case.value_only)
+            gradients = engine.backward(rows, case.precision, made, of_rows, wanted, value_only=case.value_only)
             found = {"u": made.u, "residual": made.residual, "hvp": made.hvp}
             if not case.value_only:
                 found |= {"dt": made.dt, "grad": made.grad}
@@ -227,11 +229,11 @@ def errors(found: Results, exact: Results) -> dict[str, float]:
     }
 
 
-def by_emulation(question: Question, seed: int = 0) -> Results:
+def by_emulation(question: Question, seed: int = 0, wanted: Wanted = EVERYTHING) -> Results:
     """The kernels' results, warps and blocks in an order of the seed; raises where a launch did what CUDA forbids."""
     kernels = emulated_kernels()
     kernels.emulation.reset(seed, max_shared_bytes=question.case.shared_bytes)
-    found = question.by_kernels(CudaEngine(kernels.module))
+    found = question.by_kernels(CudaEngine(kernels.module), wanted)
     kernels.emulation.check()
     return found
 
