@@ -68,15 +68,15 @@ class Block {
   uint3 index() const { return index_; }
   dim3 size() const { return size_; }
 
-  /// __syncthreads of the running thread: waits for all threads that have not returned.
+  /// __syncthreads of the running thread: waits for all threads of the block. One that has returned never comes; the
+  /// device may let the others pass, a kernel that counts on it is an error here.
   void synchronize();
 
   /// The running thread waits for the other lanes of `mine`. The last to come does the exchange and goes on.
   void meet(const Meeting& mine);
 
-  void run_body() {
-    if (!cancelled_) body_(context_);
-  }
+  /// In the running thread: the kernel. A thread that has not begun when the block is cancelled does not begin.
+  void run_body();
   void fail(const std::string& message);
   void retire();
 
@@ -124,6 +124,18 @@ inline void run_thread() {
   block->retire();
   publish(&launch_end);
   current->fiber.leave(true);
+}
+
+inline void Block::run_body() {
+  void (*body)(void*);
+  void* context;
+  {
+    const Unwatched bookkeeping;
+    if (cancelled_) return;
+    body = body_;
+    context = context_;
+  }
+  body(context);
 }
 
 inline void Block::start() {
@@ -214,7 +226,7 @@ inline void Block::synchronize() {
   Thread& self = *current;
   publish(&arrival_[self.number]);
   self.state = Thread::State::kAtBlockBarrier;
-  if (++at_barrier_ == alive_) release_barrier();
+  if (++at_barrier_ == num_threads_) release_barrier();
   suspend(self, self.state);
   observe(&release_[self.number]);
 }
@@ -223,7 +235,6 @@ inline void Block::release_barrier() {
   at_barrier_ = 0;
   for (unsigned i = 0; i < num_threads_; ++i) observe(&arrival_[i]);
   for (unsigned i = 0; i < num_threads_; ++i) {
-    if (threads_[i].state != Thread::State::kAtBlockBarrier) continue;
     publish(&release_[i]);
     make_ready(threads_[i]);
   }
@@ -276,8 +287,7 @@ inline void Block::fail(const std::string& message) {
 inline void Block::retire() {
   const Unwatched bookkeeping;
   current->state = Thread::State::kReturned;
-  publish(&arrival_[current->number]);
-  if (--alive_ && at_barrier_ == alive_ && !cancelled_) release_barrier();
+  --alive_;
 }
 
 inline std::string Block::deadlock() const {

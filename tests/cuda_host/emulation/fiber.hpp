@@ -40,9 +40,7 @@ class Fiber {
   Fiber(Fiber&& other) noexcept
       : stack_(std::exchange(other.stack_, nullptr)), top_(other.top_), fake_(other.fake_), clock_(other.clock_) {}
   Fiber& operator=(Fiber&&) = delete;
-  ~Fiber() {
-    if (stack_) munmap(stack_, kStackBytes);
-  }
+  ~Fiber() { unmap(); }
 
   /// Makes `resume` run entry(), which must not return: it ends in `leave(true)`.
   void start(void (*entry)()) {
@@ -105,12 +103,18 @@ class Fiber {
   void finish() {
 #ifdef __SANITIZE_THREAD__
     __tsan_destroy_fiber(clock_);
+    unmap();  // so that it forgets who wrote to this stack
 #endif
   }
 
   bool overflowed() const { return *reinterpret_cast<const std::uint64_t*>(stack_) != kSentinel; }
 
  private:
+  void unmap() {
+    if (stack_) munmap(stack_, kStackBytes);
+    stack_ = nullptr;
+  }
+
   static constexpr std::uint64_t kSentinel = 0x5AFE57AC5AFE57ACu;
 
   std::byte* stack_ = nullptr;
