@@ -7,7 +7,6 @@ again in a backward: nothing is kept for it but what the caller has anyway.
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ffrl_fast.gpu.engine import Cotangents, Forward, Gradients, Precision, Rows, Wanted
-from ffrl_fast.layout import NetworkShape
 
 _PRECISIONS = {Precision.IEEE: 0, Precision.TF32: 1, Precision.BF16: 2}  # as kernels/cuda/launch.hpp numbers them
 
@@ -196,9 +194,7 @@ class CudaEngine:
         residual = None if drive is None else new(count)
         hvp = None if tangent is None else new(count, dim)
         drive, tangent = _contiguous((drive, tangent))
-        call = _call(
-            rows, precision, value_only=value_only, residual=drive is not None, drive=drive, tangent=tangent
-        )
+        call = _call(rows, precision, value_only=value_only, residual=drive is not None, drive=drive, tangent=tangent)
         computed = (None, None) if value_only else (dt, grad)
         self._launch(call, False, _addresses(u, computed[0], residual, computed[1], None, hvp))
         return Forward(u, dt, grad, hvp, residual, ())

@@ -13,7 +13,7 @@ import pybind11
 import torch
 from torch import Tensor
 
-from cuda_host import ROOT, Emulation, build
+from cuda_host import ROOT, Emulation, Sanitizer, build
 from ffrl_fast import PotentialBank, reference
 from ffrl_fast.gpu.cuda_engine import CudaEngine, Path, PathCotangents
 from ffrl_fast.gpu.engine import Cotangents, Precision, Rows, Wanted
@@ -42,9 +42,9 @@ class EmulatedKernels:
 
 
 @functools.cache
-def emulated_kernels() -> EmulatedKernels:
+def emulated_kernels(sanitize: Sanitizer | None = None) -> EmulatedKernels:
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    library = build(SOURCES, flags=includes, name="_cuda.so")
+    library = build(SOURCES, flags=includes, sanitize=sanitize, name="_cuda.so")
     spec = importlib.util.spec_from_file_location("_cuda", library)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -229,9 +229,11 @@ def errors(found: Results, exact: Results) -> dict[str, float]:
     }
 
 
-def by_emulation(question: Question, seed: int = 0, wanted: Wanted = EVERYTHING) -> Results:
+def by_emulation(
+    question: Question, seed: int = 0, wanted: Wanted = EVERYTHING, sanitize: Sanitizer | None = None
+) -> Results:
     """The kernels' results, warps and blocks in an order of the seed; raises where a launch did what CUDA forbids."""
-    kernels = emulated_kernels()
+    kernels = emulated_kernels(sanitize)
     kernels.emulation.reset(seed, max_shared_bytes=question.case.shared_bytes)
     found = question.by_kernels(CudaEngine(kernels.module), wanted)
     kernels.emulation.check()
