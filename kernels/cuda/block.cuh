@@ -30,7 +30,8 @@ class Block {
   __device__ __forceinline__ Matrix grad() const { return tile.buffer(plan_.buffers.grad()); }
 
   __device__ __forceinline__ void begin_tile(const Tiles& tiles, std::int64_t number) {
-    if (!kResident) tile.common = plan_.rows + (tiles.before + number) * tile.rows * tile.pitch;
+    if (!kResident)
+      tile.common = plan_.rows + (blockIdx.y * plan_.tiles + number % plan_.tiles) * tile.rows * tile.pitch;
     set_rows(p_, tiles, number, tile);
   }
 

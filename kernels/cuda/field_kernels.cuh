@@ -7,17 +7,18 @@
 
 namespace ffrl::cuda {
 
-/// Outputs at the moments begin … end − 1 of each row.
+/// Outputs at the moments begin … end − 1 of the rows of plan.tiles tiles of each group, from the first on.
 template <class P, bool kResident>
 __global__ void __launch_bounds__(kThreads, 1)
-    forward_kernel(const Problem p, const Plan plan, const Outputs out, int begin, int end) {
+    forward_kernel(const Problem p, const Plan plan, const Outputs out, int begin, int end, std::int64_t first_tile) {
   FFRL_SHARED(float, memory);
   Block<P, kResident> block(p, plan, memory);
   const Tile& tile = block.tile;
   const Tiles tiles(p, plan.tile_rows, static_cast<int>(blockIdx.y));
   const int dim = p.potential.dim;
   const std::int64_t size = p.rows * dim;
-  for (std::int64_t number = blockIdx.x; number < tiles.count; number += gridDim.x) {
+  const std::int64_t last_tile = tiles.count < first_tile + plan.tiles ? tiles.count : first_tile + plan.tiles;
+  for (std::int64_t number = first_tile + blockIdx.x; number < last_tile; number += gridDim.x) {
     block.begin_tile(tiles, number);
     const Matrix z = block.z(), grad = block.grad();
     if (begin == 0)
@@ -97,19 +98,20 @@ __device__ __forceinline__ BlockSums block_sums(const Problem& p, const Plan& pl
   return sums;
 }
 
-/// Gradients at the moments end − 1 … begin. to.z holds dL/dz of the moment that comes after them, or is set where they
-/// are the last; the activations are computed again.
+/// Gradients at the moments end − 1 … begin of the same rows. to.z holds dL/dz of the moment that comes after them, or
+/// is set where they are the last; the activations are computed again.
 template <class P, bool kResident>
 __global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(const Problem p, const Plan plan, const Saved saved, const Cotangents bar, const Gradients to,
-                    int begin, int end) {
+                    int begin, int end, std::int64_t first_tile) {
   FFRL_SHARED(float, memory);
   Block<P, kResident> block(p, plan, memory);
   const Tile& tile = block.tile;
   const Tiles tiles(p, plan.tile_rows, static_cast<int>(blockIdx.y));
   const int dim = p.potential.dim;
   const std::int64_t size = p.rows * dim;
-  for (std::int64_t number = blockIdx.x; number < tiles.count; number += gridDim.x) {
+  const std::int64_t last_tile = tiles.count < first_tile + plan.tiles ? tiles.count : first_tile + plan.tiles;
+  for (std::int64_t number = first_tile + blockIdx.x; number < last_tile; number += gridDim.x) {
     block.begin_tile(tiles, number);
     const Matrix z = block.z(), grad = block.grad();
     const auto each_entry = [&](auto f) {

@@ -19,18 +19,19 @@ struct KernelsOf {
   }
 
   static cudaError_t forward(const Problem& p, const Plan& plan, const Outputs& out, int begin, int end,
-                             cudaStream_t stream) {
+                             std::int64_t first_tile, cudaStream_t stream) {
     const auto kernel = plan.resident ? &forward_kernel<P, true> : &forward_kernel<P, false>;
     if (const cudaError_t error = allow_shared(kernel, plan)) return error;
-    FFRL_LAUNCH(kernel, grid(p, plan), dim3(kThreads), plan.shared_bytes, stream, p, plan, out, begin, end);
+    FFRL_LAUNCH(kernel, grid(p, plan), dim3(kThreads), plan.shared_bytes, stream, p, plan, out, begin, end, first_tile);
     return cudaGetLastError();
   }
 
   static cudaError_t backward(const Problem& p, const Plan& plan, const Saved& saved, const Cotangents& bar,
-                              const Gradients& to, int begin, int end, cudaStream_t stream) {
+                              const Gradients& to, int begin, int end, std::int64_t first_tile, cudaStream_t stream) {
     const auto kernel = plan.resident ? &backward_kernel<P, true> : &backward_kernel<P, false>;
     if (const cudaError_t error = allow_shared(kernel, plan)) return error;
-    FFRL_LAUNCH(kernel, grid(p, plan), dim3(kThreads), plan.shared_bytes, stream, p, plan, saved, bar, to, begin, end);
+    FFRL_LAUNCH(kernel, grid(p, plan), dim3(kThreads), plan.shared_bytes, stream, p, plan, saved, bar, to, begin, end,
+                first_tile);
     return cudaGetLastError();
   }
 

@@ -13,9 +13,9 @@ struct PathSizes {
 struct Kernels {
   cudaError_t (*pack)(const Network& n, int selected, int networks, float* packed, cudaStream_t stream);
   cudaError_t (*forward)(const Problem& p, const Plan& plan, const Outputs& out, int begin, int end,
-                         cudaStream_t stream);
+                         std::int64_t first_tile, cudaStream_t stream);
   cudaError_t (*backward)(const Problem& p, const Plan& plan, const Saved& saved, const Cotangents& bar,
-                          const Gradients& to, int begin, int end, cudaStream_t stream);
+                          const Gradients& to, int begin, int end, std::int64_t first_tile, cudaStream_t stream);
   /// The forward of a plan whose rows chain products in registers, its packing included.
   cudaError_t (*chained)(const Problem& p, const Plan& plan, const Outputs& out, cudaStream_t stream);
   /// Words of a block of `warps` warps of such a plan and of a network's image.

@@ -13,7 +13,6 @@ constexpr int kMaxBackwardBlocks = 264;
 constexpr std::int64_t kEnoughTiles = 132;
 /// Rows that one split of a weight gradient's sum should have at least.
 constexpr std::int64_t kSplitRows = 1024;
-constexpr int kMaxSplits = 16;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -120,9 +119,23 @@ cudaError_t pack(const Problem& p, const Plan& plan, cudaStream_t stream) {
   return p.force.theta ? k.pack(p.force, p.selected, plan.networks, plan.packed_force, stream) : cudaSuccess;
 }
 
-/// The sums over all rows of one family's weight matrices, from what the row kernel has left in the row buffers.
+/// launch(begin, end, first_tile) for all moments of all tiles. Resident weights are worth keeping through all moments
+/// in one launch; streamed ones are read anew at each, so that a launch a moment costs nothing and lets the tiles share
+/// them in the second-level cache.
+template <class Launch>
+cudaError_t each_launch(const Problem& p, const Plan& plan, Launch launch) {
+  if (plan.resident) return launch(0, p.moments, 0);
+  const std::int64_t all = ceil_div(p.rows, plan.tile_rows);
+  for (int moment = 0; moment < p.moments; ++moment)
+    for (std::int64_t first_tile = 0; first_tile < all; first_tile += plan.tiles)
+      if (const cudaError_t error = launch(moment, moment + 1, first_tile)) return error;
+  return cudaSuccess;
+}
+
+/// The sums over the rows of a launch of one family's weight matrices, from what the row kernel
+/// has left in the row buffers.
 cudaError_t sum_matrices(const Problem& p, const Plan& plan, const Network& n, const GradientSlots& slots,
-                         int first_visit, bool derivatives, bool fresh, cudaStream_t stream) {
+                         int first_visit, bool derivatives, bool fresh, std::int64_t first_tile, cudaStream_t stream) {
   const TileBuffers& at = plan.buffers;
   const std::int64_t visit_size = at.count() * plan.buffer_size();
   const auto common = [&](int number) { return ConstMatrix{plan.rows + number * plan.buffer_size(), plan.pitch}; };
@@ -135,6 +148,7 @@ cudaError_t sum_matrices(const Problem& p, const Plan& plan, const Network& n, c
     m.height = n.width;
     m.network_stride = GradientSizes(n).matrices;
     m.fresh = fresh;
+    m.first_tile = first_tile;
     if (!derivatives) m.pairs.p2.data = m.pairs.q2.data = nullptr;
     return kernels(p.precision).matrix_gradient(p, plan, m, stream);
   };
@@ -198,11 +212,14 @@ Plan make_plan(const Problem& p, bool backward, float* from) {
   plan.buffers.tangent = p.tangent != nullptr;
   choose_tiles(p, plan);
 
-  plan.tiles = ceil_div(p.rows, plan.tile_rows) + (p.order ? p.potentials - 1 : 0);
-  const std::int64_t of_one = ceil_div(p.rows, plan.tile_rows);
-  plan.blocks = static_cast<int>(backward && of_one > kMaxBackwardBlocks ? kMaxBackwardBlocks : of_one);
-  const std::int64_t splits = ceil_div(p.rows, kSplitRows);
-  plan.matrix_slots = plan.resident ? plan.blocks : static_cast<int>(splits < kMaxSplits ? splits : kMaxSplits);
+  const std::int64_t all = ceil_div(p.rows, plan.tile_rows);
+  plan.groups = p.order ? p.potentials : 1;
+  plan.tiles = all;
+  // Groups of one size fill the device together.
+  if (!plan.resident && all > ceil_div(kEnoughTiles, plan.groups)) plan.tiles = ceil_div(kEnoughTiles, plan.groups);
+  plan.blocks = static_cast<int>(backward && plan.tiles > kMaxBackwardBlocks ? kMaxBackwardBlocks : plan.tiles);
+  const std::int64_t splits = ceil_div(plan.tiles * plan.tile_rows, kSplitRows);
+  plan.matrix_slots = plan.resident ? plan.blocks : static_cast<int>(splits);
 
   plan.packed_potential = workspace.take(plan.networks * potential.size());
   if (with_force) plan.packed_force = workspace.take(plan.networks * force.size());
@@ -224,13 +241,9 @@ cudaError_t forward(const Problem& p, const Outputs& out, float* workspace, cuda
   const Plan plan = make_plan(p, false, workspace);
   if (plan.chained_width) return kernels(p.precision).chained(p, plan, out, stream);
   if (const cudaError_t error = pack(p, plan, stream)) return error;
-  // Resident weights are worth keeping through all moments; streamed ones are read anew at each, so that a launch a
-  // moment costs nothing and lets the tiles share them in the second-level cache.
-  const int together = plan.resident ? p.moments : 1;
-  for (int moment = 0; moment < p.moments; moment += together)
-    if (const cudaError_t error = kernels(p.precision).forward(p, plan, out, moment, moment + together, stream))
-      return error;
-  return cudaSuccess;
+  return each_launch(p, plan, [&](int begin, int end, std::int64_t first_tile) {
+    return kernels(p.precision).forward(p, plan, out, begin, end, first_tile, stream);
+  });
 }
 
 cudaError_t backward(const Problem& given, const Saved& saved, const Cotangents& bar, const Gradients& to,
@@ -241,19 +254,21 @@ cudaError_t backward(const Problem& given, const Saved& saved, const Cotangents&
   if (!to.theta) plan.potential.matrices = plan.potential.vectors = nullptr;
   if (!to.force_theta) plan.force.matrices = plan.force.vectors = nullptr;
   const Kernels& k = kernels(p.precision);
-  if (p.rows > 0)
+  if (p.rows > 0) {
     if (const cudaError_t error = pack(p, plan, stream)) return error;
-  const int together = plan.resident ? p.moments : 1;
-  for (int end = p.rows > 0 ? p.moments : 0; end > 0; end -= together) {
-    if (const cudaError_t error = k.backward(p, plan, saved, bar, to, end - together, end, stream)) return error;
-    if (plan.resident) continue;
-    const bool fresh = end == p.moments;
-    if (to.theta)
-      if (const cudaError_t error = sum_matrices(p, plan, p.potential, plan.potential, 0, !p.value_only, fresh, stream))
-        return error;
-    if (p.force.theta && to.force_theta)
-      if (const cudaError_t error = sum_matrices(p, plan, p.force, plan.force, plan.visits / 2, false, fresh, stream))
-        return error;
+    const auto launch = [&](int before, int after, std::int64_t first_tile) {
+      const int begin = p.moments - after, end = p.moments - before;
+      if (const cudaError_t error = k.backward(p, plan, saved, bar, to, begin, end, first_tile, stream)) return error;
+      if (plan.resident) return cudaSuccess;
+      const bool fresh = before == 0 && first_tile == 0;
+      if (to.theta)
+        if (const cudaError_t error =
+                sum_matrices(p, plan, p.potential, plan.potential, 0, !p.value_only, fresh, first_tile, stream))
+          return error;
+      if (!p.force.theta || !to.force_theta) return cudaSuccess;
+      return sum_matrices(p, plan, p.force, plan.force, plan.visits / 2, false, fresh, first_tile, stream);
+    };
+    if (const cudaError_t error = each_launch(p, plan, launch)) return error;
   }
   if (const cudaError_t error = reduce(p, plan, p.potential, plan.potential, to.theta, to.tau, to.dtau, stream))
     return error;

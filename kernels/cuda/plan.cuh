@@ -101,23 +101,26 @@ struct Plan {
   int pitch = 0;              // of the row buffers
   TileBuffers buffers;        // of the deeper family
   int networks = 1;           // K, or 1 where one is selected
+  int groups = 1;             // of rows by their network: K with an index
   int visits = 1;             // networks that a row goes through, potentials and forces
   int resident_networks = 0;  // images that shared memory holds at a time: all that a block needs, or 1
   std::int64_t image = 0;     // floats of the larger image
-  std::int64_t tiles = 0;     // at most, of all networks
-  int blocks = 0;             // of one network
-  int matrix_slots = 0;       // of one network
+  // Of one network: a launch takes so many of its tiles. Where weights are streamed the tiles of a launch have their
+  // row buffers in workspace, so that it does not grow with the rows of a call.
+  std::int64_t tiles = 0;
+  int blocks = 0;        // of one network
+  int matrix_slots = 0;  // of one network
   int shared_bytes = 0;
   int chained_width = 0;  // of the kernel that keeps activations in registers (path_kernel.cuh); 0: another one
   // Workspace.
   float* packed_potential = nullptr;  // (networks, ·)
   float* packed_force = nullptr;
-  float* rows = nullptr;  // (visits, buffers, tiles · tile_rows, pitch) where streamed
+  float* rows = nullptr;  // (visits, buffers, groups, tiles, tile_rows, pitch) where streamed
   GradientSlots potential, force;
   std::int64_t workspace = 0;  // floats in all
 
   __host__ __device__ std::int64_t buffer_size() const {
-    return (resident ? tile_rows : tiles * tile_rows) * std::int64_t(pitch);
+    return (resident ? 1 : groups * tiles) * tile_rows * std::int64_t(pitch);
   }
 };
 

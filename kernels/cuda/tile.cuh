@@ -86,21 +86,16 @@ __device__ __forceinline__ void add_columns(const Tile& tile, int columns, float
   }
 }
 
-/// The tiles of one network: blockIdx.y is the network where rows are grouped by theirs, blockIdx.x takes every
-/// gridDim.x-th tile.
+/// The tiles of one group of rows: blockIdx.y is the group, a network's where rows are grouped by theirs, and
+/// blockIdx.x takes every gridDim.x-th tile.
 struct Tiles {
-  std::int64_t begin, end;  // of the rows, in their order
-  std::int64_t before;      // tiles of the networks before
+  std::int64_t begin = 0, end;  // of the rows, in their order
   std::int64_t count;
 
-  __device__ __forceinline__ Tiles(const Problem& p, int tile_rows, int network) {
-    begin = 0;
-    end = p.rows;
-    before = 0;
+  __device__ Tiles(const Problem& p, int tile_rows, int group) : end(p.rows) {
     if (p.order) {
-      for (int k = 0; k < network; ++k) before += (p.first[k + 1] - p.first[k] + tile_rows - 1) / tile_rows;
-      begin = p.first[network];
-      end = p.first[network + 1];
+      begin = p.first[group];
+      end = p.first[group + 1];
     }
     count = (end - begin + tile_rows - 1) / tile_rows;
   }

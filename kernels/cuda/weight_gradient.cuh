@@ -23,6 +23,7 @@ struct MatrixGradient {
   float* to;
   std::int64_t network_stride;  // elements of `to` from one network to the next
   bool fresh;                   // nothing has been summed yet
+  std::int64_t first_tile;      // of those whose operands there are
 };
 
 /// blockIdx: tile of the matrix, split, network.
@@ -41,11 +42,12 @@ __global__ void __launch_bounds__(kSumThreads)
   const int warp_m = at.warp / 2 * 32, warp_n = at.warp % 2 * kWarpColumns;
   const bool busy = warp_m < height && warp_n < width;
 
-  const std::int64_t chunks = tiles.count * plan.tile_rows / kSumRows;
+  const std::int64_t left = tiles.count - m.first_tile;
+  const std::int64_t chunks = (left < 0 ? 0 : left < plan.tiles ? left : plan.tiles) * plan.tile_rows / kSumRows;
   const std::int64_t each = (chunks + gridDim.y - 1) / gridDim.y;
   const std::int64_t first = blockIdx.y * each;
   const std::int64_t here = first >= chunks ? 0 : chunks - first < each ? chunks - first : each;
-  const std::int64_t row = tiles.before * plan.tile_rows + first * kSumRows;
+  const std::int64_t row = (p.order ? network : 0) * plan.tiles * plan.tile_rows + first * kSumRows;
   const int stages = static_cast<int>(here) * (m.pairs.p2.data ? 2 : 1);
   const auto stage = [&](int number) {
     const bool second = number >= here;

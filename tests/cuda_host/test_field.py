@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from cuda_kernels import RESIDENT, STREAMED, Case, Question, by_emulation, check
-from ffrl_fast.gpu.engine import Precision
+from cuda_kernels import BOUNDS, RESIDENT, STREAMED, Case, Question, by_emulation, check, errors
+from ffrl_fast.gpu.engine import Precision, Wanted
 
 # Sizes at which something changes: one element, an odd width, more rows than a tile, a whole tile, a second warp tile.
 RESIDENT_CASES = [
@@ -50,6 +50,32 @@ def test_weights_in_shared_memory(case: Case) -> None:
 @pytest.mark.parametrize("case", STREAMED_CASES, ids=str)
 def test_weights_streamed(case: Case) -> None:
     check(case)
+
+
+def test_more_tiles_than_blocks() -> None:
+    check(Case(17_000, 3, 4))
+
+
+def test_more_tiles_than_a_launch_takes() -> None:
+    """With many networks a launch takes one streamed tile of each."""
+    case = Case(140, 5, 6, networks=132, selection="index", shared_bytes=STREAMED)
+    question = Question(case)
+    assert question.index is not None
+    question.index[5:135] = 3
+    exact, found = question.exact(), by_emulation(question)
+    assert max(errors(found, exact).values()) < BOUNDS[case.precision]
+
+
+@pytest.mark.parametrize(
+    "wanted", [Wanted(z=False), Wanted(theta=False, gates=False), Wanted(False, False, True, False, False)], ids=str
+)
+def test_only_what_is_wanted_is_computed(wanted: Wanted) -> None:
+    question = Question(Case(20, 24, 40, networks=2, selection="gates"))
+    everything = by_emulation(question)
+    found = by_emulation(question, wanted=wanted)
+    for name, want in wanted._asdict().items():
+        assert (f"d_{name}" in found) == want
+        assert not want or torch.equal(found[f"d_{name}"], everything[f"d_{name}"])
 
 
 @pytest.mark.parametrize("shared_bytes", [RESIDENT, STREAMED])

@@ -13,7 +13,7 @@ import pybind11
 import torch
 from torch import Tensor
 
-from cuda_host import ROOT, Emulation, build
+from cuda_host import ROOT, Emulation, Sanitizer, build
 from ffrl_fast import PotentialBank, reference
 from ffrl_fast.gpu.cuda_engine import CudaEngine, Path, PathCotangents
 from ffrl_fast.gpu.engine import Cotangents, Precision, Rows, Wanted
@@ -42,9 +42,9 @@ class EmulatedKernels:
 
 
 @functools.cache
-def emulated_kernels() -> EmulatedKernels:
+def emulated_kernels(sanitize: Sanitizer | None = None) -> EmulatedKernels:
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    library = build(SOURCES, flags=includes, name="_cuda.so")
+    library = build(SOURCES, flags=includes, sanitize=sanitize, name="_cuda.so")
     spec = importlib.util.spec_from_file_location("_cuda", library)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -77,6 +77,8 @@ class Case:
 
 
 Results = dict[str, Tensor]
+
+EVERYTHING = Wanted()
 
 
 class Question:
@@ -141,13 +143,13 @@ class Question:
             force = Rows(i["z"], i["force_theta"], self.force_shape, i["force_tau"])
         return Path(self.rows(), case.moments, case.step, case.substeps, force, case.residual)
 
-    def by_kernels(self, engine: CudaEngine) -> Results:
+    def by_kernels(self, engine: CudaEngine, wanted: Wanted) -> Results:
         case, bars = self.case, self.bars
         if case.moments:
             path = self.path()
             out = engine.path_forward(path, case.precision)
             cotangents = PathCotangents(bars["path"], bars["u"], bars["dt"], bars.get("residual"))
-            g = engine.path_backward(path, case.precision, out.z, cotangents, Wanted())
+            g = engine.path_backward(path, case.precision, out.z, cotangents, wanted)
             found = {"path": out.z, "u": out.u, "dt": out.dt, "residual": out.residual}
             found |= {f"d_{name}": x for name, x in g.rows._asdict().items()}
             found |= {"d_force_theta": g.force_theta, "d_force_tau": g.force_tau}
@@ -157,7 +159,7 @@ class Question:
                 rows, case.precision, keep=True, value_only=case.value_only, drive=self.drive, tangent=self.tangent
             )
             of_rows = Cotangents(bars["u"], bars.get("dt"), bars.get("grad"), bars.get("residual"))
-            gradients = engine.backward(rows, case.precision, made, of_rows, Wanted(), value_only=case.value_only)
+            gradients = engine.backward(rows, case.precision, made, of_rows, wanted, value_only=case.value_only)
             found = {"u": made.u, "residual": made.residual, "hvp": made.hvp}
             if not case.value_only:
                 found |= {"dt": made.dt, "grad": made.grad}
@@ -227,11 +229,13 @@ def errors(found: Results, exact: Results) -> dict[str, float]:
     }
 
 
-def by_emulation(question: Question, seed: int = 0) -> Results:
+def by_emulation(
+    question: Question, seed: int = 0, wanted: Wanted = EVERYTHING, sanitize: Sanitizer | None = None
+) -> Results:
     """The kernels' results, warps and blocks in an order of the seed; raises where a launch did what CUDA forbids."""
-    kernels = emulated_kernels()
+    kernels = emulated_kernels(sanitize)
     kernels.emulation.reset(seed, max_shared_bytes=question.case.shared_bytes)
-    found = question.by_kernels(CudaEngine(kernels.module))
+    found = question.by_kernels(CudaEngine(kernels.module), wanted)
     kernels.emulation.check()
     return found
 
