@@ -28,15 +28,14 @@ class Layers:
             **{name: call.empty(0) for name in ("y", "v", "out", "out_second")},
             **{
                 name: call.empty(0, dtype=call.sum_type)
-                for name in ("added", "out_sum", "partial", "value", "d_out", "sums")
+                for name in ("added", "out_sum", "partial", "value", "d_out", "sums", "d_tau", "d_dtau")
             },
-            **{name: rows.theta for name in ("d_tau", "d_dtau")},
             **call.cotangents(Cotangents()),
             **call.gate_weights(),
             **call.placement(),
             **call.conditioning(),
             **dict.fromkeys(
-                "first_layer bias_layer d_tau_at d_tau_network has_added want_tau want_dtau vector_at".split(), 0
+                "first_layer bias_layer has_added want_tau want_dtau vector_at".split(), 0
             ),
             "theta": rows.theta,
             "first_network": call.first_network,
@@ -202,10 +201,8 @@ def backward(
     derivatives = int(not value_only)
     bars = {**call.cotangents(cotangents), "value": kept.value, "sums": adjoint.sums}
     d_tau = {
-        "d_tau": call.given(adjoint.tau),
-        "d_dtau": call.given(adjoint.dtau),
-        "d_tau_at": adjoint.tau_at,
-        "d_tau_network": adjoint.tau_network,
+        "d_tau": adjoint.sums if adjoint.tau is None else adjoint.tau,
+        "d_dtau": adjoint.sums if adjoint.dtau is None else adjoint.dtau,
     }
     slope_part = run.partial()
     d_c = call.empty(depth if derivatives else 0, slots, width, dtype=call.sum_type)  # the share of c_ℓ, ℓ < L
@@ -271,7 +268,7 @@ def backward(
     if adjoint.z is not None:
         d_z = call.empty(slots, dim, dtype=call.sum_type)
         run(layers.PLAIN, adjoint.d_q, packed.w_in_transposed, out_sum=d_z)
-        _scatter(call, d_z, adjoint.z)
+        call.scatter(d_z, adjoint.z, summed=call.rows.gates is not None)
 
 
 def _output(
@@ -295,22 +292,3 @@ def _output(
     }
     constants = {"BLOCK_ROWS": call.plan.rows, "SUM": TRITON_TYPE[call.sum_type]}
     call.launch(Launch(layers.output_cotangent, (call.blocks.count,), arguments, constants, 4))
-
-
-def _scatter(call: Call, x: Tensor, out: Tensor) -> None:
-    """Slots to rows; with gates the networks of a row are summed."""
-    placement = call.placement()
-    gated = placement.pop("gated")
-    del placement["block_network"]
-    block = call.plan.layer.chunk
-    arguments = {
-        "x": x,
-        "out": out,
-        **placement,
-        "networks": call.blocks.networks if gated else 1,
-        "dim": call.rows.shape.dim,
-        "pitch": x.shape[1],
-    }
-    constants = {"BLOCK_ROWS": call.plan.rows, "BLOCK": block, "SUM": TRITON_TYPE[call.sum_type]}
-    grid = (call.blocks.per_network, -(-call.rows.shape.dim // block))
-    call.launch(Launch(layers.scatter, grid, arguments, constants, 4))

@@ -14,6 +14,7 @@ import triton.language as tl
 from .backward import SUM_B_HID, SUM_B_IN, SUM_DTAU, SUM_TAU, folded_cotangents
 from .elementary import activation, product, tanh
 from .rows import (
+    load_conditioning,
     load_row_scalars,
     load_rows,
     load_slots,
@@ -41,7 +42,7 @@ LAYER_COTANGENT = tl.constexpr(11)
 
 RUNTIME = (
     "epilogue first_layer rows blocks grouped gated first_network parameters vector_at inner w_network tau_at "
-    "tau_network tau_per_row d_tau_at d_tau_network has_tau has_dtau out_tanh want_tau want_dtau networks "
+    "tau_network tau_per_row  has_tau has_dtau out_tanh want_tau want_dtau networks "
     "has_dt_bar has_residual_bar has_u_bar has_added column_blocks per_block bias_layer w_out_sum derivatives"
 ).split()
 
@@ -93,8 +94,6 @@ def layer(
     tau_at,
     tau_network,
     tau_per_row,
-    d_tau_at,
-    d_tau_network,
     networks,
     has_tau,
     has_dtau,
@@ -131,8 +130,6 @@ def layer(
     i_slot = slot + tl.arange(0, BLOCK_ROWS)
     at_partial = partial + i_slot * column_blocks + column_block
     at_tau = tau_at + network * tau_network
-    at_d_tau = d_tau_at + network * d_tau_network
-    tau_row = tau_per_row * width
     at_sums = sums + block.to(tl.int64) * per_block * pitch + n
     column = tl.arange(0, BLOCK_UNITS)
 
@@ -140,7 +137,9 @@ def layer(
         # out = a = tanh(p + b), out_second = s = a + τ
         a = tanh(p + load_vector(weights + vector_at, n, width, BLOCK_UNITS, SUM), PRECISION)
         store_slots(out, slot, pitch, n, a, BLOCK_ROWS, BLOCK_UNITS)
-        s = a + load_rows(tau + at_tau, row, tau_row, n, width, has_tau, BLOCK_UNITS, SUM)
+        s = a + load_conditioning(
+            tau, slot, at_tau, tau_per_row, pitch, n, width, has_tau, BLOCK_ROWS, BLOCK_UNITS, SUM
+        )
         store_slots(out_second, slot, pitch, n, s, BLOCK_ROWS, BLOCK_UNITS)
     elif epilogue == HIDDEN:
         # out = c = tanh(p + b)
@@ -160,7 +159,9 @@ def layer(
         store_slots(out, slot, pitch, n, p, BLOCK_ROWS, BLOCK_UNITS)
         store_slots(out_second, slot, pitch, n, p * (1.0 - y_tile * y_tile), BLOCK_ROWS, BLOCK_UNITS)
         if first_layer != 0:
-            rate = load_rows(dtau + at_tau, row, tau_row, n, width, has_dtau, BLOCK_UNITS, SUM)
+            rate = load_conditioning(
+            dtau, slot, at_tau, tau_per_row, pitch, n, width, has_dtau, BLOCK_ROWS, BLOCK_UNITS, SUM
+        )
             tl.store(at_partial, tl.sum(p * rate, 1))
     elif epilogue == PLAIN:
         # out_sum = p
@@ -191,7 +192,9 @@ def layer(
         gate = load_row_scalars(gates + network, row, gated, networks, SUM)
         slope = tl.where(gated != 0, gate, 1.0) * tl.where(out_tanh != 0, 1.0 - phi * phi, 1.0)
         _, bar_t, _ = folded_cotangents(row, u_bar, dt_bar, residual_bar, has_u_bar, has_dt_bar, has_residual_bar, SUM)
-        rate = load_rows(dtau + at_tau, row, tau_row, n, width, has_dtau, BLOCK_UNITS, SUM)
+        rate = load_conditioning(
+            dtau, slot, at_tau, tau_per_row, pitch, n, width, has_dtau, BLOCK_ROWS, BLOCK_UNITS, SUM
+        )
         d_gs = p * (1.0 - a * a) + bar_t[:, None] * rate
         g_s = slope[:, None] * v_tile
         store_slots(out, slot, pitch, n, slope[:, None] * d_gs, BLOCK_ROWS, BLOCK_UNITS)
@@ -201,7 +204,7 @@ def layer(
         if want_dtau != 0:
             d_rate = bar_t[:, None] * g_s
             if tau_per_row != 0:
-                store_rows(d_dtau + at_d_tau, row, width, n, width, d_rate, 1, BLOCK_UNITS)
+                store_slots(d_dtau, slot, pitch, n, d_rate, BLOCK_ROWS, BLOCK_UNITS)
             else:
                 tl.store(at_sums + SUM_DTAU * pitch + column, tl.sum(d_rate, 0))
     elif epilogue == REVERSE_COTANGENT:
@@ -234,13 +237,15 @@ def layer(
         d_p = d_y * (1.0 - y_tile * y_tile)
         store_slots(out, slot, pitch, n, d_p, BLOCK_ROWS, BLOCK_UNITS)
         if first_layer != 0:
-            s = y_tile + load_rows(tau + at_tau, row, tau_row, n, width, has_tau, BLOCK_UNITS, SUM)
+            s = y_tile + load_conditioning(
+            tau, slot, at_tau, tau_per_row, pitch, n, width, has_tau, BLOCK_ROWS, BLOCK_UNITS, SUM
+        )
             store_slots(out_second, slot, pitch, n, s, BLOCK_ROWS, BLOCK_UNITS)
         bias = tl.where(first_layer != 0, SUM_B_IN, SUM_B_HID + bias_layer)
         tl.store(at_sums + bias * pitch + column, tl.sum(d_p, 0))
         if want_tau != 0:
             if tau_per_row != 0:
-                store_rows(d_tau + at_d_tau, row, width, n, width, p, 1, BLOCK_UNITS)
+                store_slots(d_tau, slot, pitch, n, p, BLOCK_ROWS, BLOCK_UNITS)
             else:
                 tl.store(at_sums + SUM_TAU * pitch + column, tl.sum(p, 0))
 
@@ -398,29 +403,3 @@ def finish(
     tl.store(dt + row, rate_sum.to(dt.dtype.element_ty), mask=valid & (derivatives != 0))
     driven = rate_sum + 0.5 * norm + load_row_scalars(drive, row, has_drive, 1, SUM)
     tl.store(residual + row, driven.to(residual.dtype.element_ty), mask=valid & (has_drive != 0))
-
-
-@triton.jit(do_not_specialize=["rows", "blocks", "grouped", "networks"])
-def scatter(
-    x,  # (slots, pitch)
-    out,  # (B, dim)
-    order,
-    rows,
-    blocks,
-    grouped,
-    networks,
-    dim,
-    pitch,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SUM: tl.constexpr,
-):
-    """Slots to their rows, summed over the networks that a row goes through; grid (blocks, ⌈dim/BLOCK⌉)."""
-    block = tl.program_id(0)
-    d = tl.program_id(1) * BLOCK
-    row = rows_of_block(block, order, rows, grouped, BLOCK_ROWS)
-    total = tl.zeros((BLOCK_ROWS, BLOCK), SUM)
-    for k in range(networks):
-        first = (tl.full((), 0, tl.int64) + k * blocks + block) * BLOCK_ROWS
-        total += load_slots(x, first, pitch, d, BLOCK_ROWS, BLOCK, SUM)
-    store_rows(out, row, dim, d, dim, total, 1, BLOCK)
