@@ -148,7 +148,7 @@ def _matrix(
     shape, tile, networks = call.rows.shape, call.plan.weight, call.blocks.networks
     x, y, x_second, y_second = factors
     x_pitch, y_pitch = x.shape[1], y.shape[1]
-    tiles = -(-x_pitch // tile.chunk) * -(-y_pitch // tile.chunk)
+    tiles = -(-x_pitch // tile.dim) * -(-y_pitch // tile.chunk)
     splits = _splits(call.rows.z.shape[0], tiles * networks)
     partial = call.empty(networks, splits, x_pitch, y_pitch, dtype=call.sum_type)
     arguments = {
@@ -160,12 +160,12 @@ def _matrix(
         **call.ranges(),
         "block_rows": call.plan.rows,
         "splits": splits,
+        "has_second": int(not value_only),
         "x_pitch": x_pitch,
         "y_pitch": y_pitch,
     }
     constants = {
-        "PAIRS": 1 if value_only else 2,
-        "BLOCK_X": tile.chunk,
+        "BLOCK_X": tile.dim,
         "BLOCK_Y": tile.chunk,
         "BLOCK_INNER": tile.units,
         "PRECISION": call.precision.value,

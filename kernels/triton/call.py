@@ -16,6 +16,8 @@ from .groups import Blocks, blocks_of
 from .launch import TRITON_TYPE, Launch, Launcher
 from .packing import TILE, pack
 
+PART = 16  # rows
+
 
 @dataclass(slots=True)
 class Activations:
@@ -59,6 +61,11 @@ class Call:
     def operand_type(self) -> torch.dtype:
         """Of the products' operands and of what is kept."""
         return torch.bfloat16 if self.precision == Precision.BF16 else self.sum_type
+
+    @property
+    def parts(self) -> int:
+        """Of a block, in the kernels that move rows."""
+        return self.plan.rows // PART
 
     @property
     def first_network(self) -> int:
@@ -161,9 +168,10 @@ class Call:
             "pitch": pitch,
             "given": int(x is not None),
             "added_given": int(added is not None),
+            "parts": self.parts,
         }
-        constants = {"BLOCK_ROWS": self.blocks.size, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
-        self.launch(Launch(gather, (self.blocks.count, pitch // block), arguments, constants, 4))
+        constants = {"PART": PART, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
+        self.launch(Launch(gather, (self.blocks.count * self.parts, pitch // block), arguments, constants, 4))
 
     def scatter(
         self, x: Tensor, out: Tensor, *, summed: bool = False, out_at: int = 0, out_network: int = 0
@@ -180,9 +188,10 @@ class Call:
             "out_network": out_network,
             "pitch": pitch,
             "summed": blocks.networks if summed else 1,
+            "parts": self.parts,
         }
-        constants = {"BLOCK_ROWS": blocks.size, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
-        grid = (blocks.per_network if summed else blocks.count, -(-size // block))
+        constants = {"PART": PART, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
+        grid = ((blocks.per_network if summed else blocks.count) * self.parts, -(-size // block))
         self.launch(Launch(scatter, grid, arguments, constants, 4))
 
     def combine(self, each: Forward, out: Forward, drive: Tensor | None, value_only: bool) -> None:
@@ -204,8 +213,8 @@ class Call:
             "has_drive": int(drive is not None),
             "value_only": int(value_only),
         }
-        constants = {"BLOCK_ROWS": 32, "BLOCK": 64, "SUM": TRITON_TYPE[self.sum_type]}
-        self.launch(Launch(combine, (-(-rows.z.shape[0] // 32),), arguments, constants, 4))
+        constants = {"BLOCK_ROWS": PART, "BLOCK": 32, "SUM": TRITON_TYPE[self.sum_type]}
+        self.launch(Launch(combine, (-(-rows.z.shape[0] // PART),), arguments, constants, 4))
 
     def ranges(self) -> dict[str, Any]:
         """The arguments that say which blocks a network has."""
@@ -303,7 +312,7 @@ class Call:
 
 
 def _column_block(pitch: int) -> int:
-    """The largest power of two up to 64 that divides a workspace's pitch."""
+    """Columns a program, the same for every pitch but the narrowest."""
     return min(64, pitch & -pitch)
 
 

@@ -12,7 +12,7 @@ from ffrl_fast.gpu.engine import Cotangents, Forward, Wanted
 from . import layers
 from .adjoint import Adjoint
 from .backward import sums_per_block
-from .call import Activations, Call
+from .call import PART, Activations, Call
 from .launch import TRITON_TYPE, Launch
 
 
@@ -156,7 +156,6 @@ def _finish(
     derivatives: int,
 ) -> None:
     rows, shape = call.rows, call.rows.shape
-    block = call.plan.layer.chunk
     arguments = {
         "theta": rows.theta,
         **dict(zip(("partial_out", "partial_rate", "out_gradient", "out_hvp"), parts, strict=True)),
@@ -174,6 +173,7 @@ def _finish(
         "parameters": shape.num_parameters,
         "b_out_at": call.at("b_out"),
         "column_blocks": parts[0].shape[1],
+        "parts": call.parts,
         "dim": shape.dim,
         "pitch": call.plan.dim,
         "tangent_row": 0 if tangent is None or tangent.dim() == 1 else tangent.stride(0),
@@ -183,13 +183,13 @@ def _finish(
         "derivatives": derivatives,
     }
     constants = {
-        "BLOCK_ROWS": call.plan.rows,
-        "BLOCK": block,
+        "PART": PART,
+        "BLOCK": 64,
         "PRECISION": call.precision.value,
         "SUM": TRITON_TYPE[call.sum_type],
     }
     # With gates one block takes its rows through all their networks.
-    call.launch(Launch(layers.finish, (call.blocks.per_network,), arguments, constants, 4))
+    call.launch(Launch(layers.finish, (call.blocks.per_network * call.parts,), arguments, constants, 4))
 
 
 def backward(

@@ -309,7 +309,7 @@ def output_cotangent(
 
 
 FINISH_RUNTIME = (
-    "rows blocks networks gated grouped first_network parameters b_out_at column_blocks has_tangent tangent_row "
+    "rows blocks networks gated grouped first_network parameters b_out_at column_blocks parts has_tangent tangent_row "
     "has_drive out_tanh derivatives"
 ).split()
 
@@ -341,6 +341,7 @@ def finish(
     parameters,
     b_out_at,
     column_blocks,
+    parts,
     dim,
     pitch,
     tangent_row,
@@ -348,26 +349,26 @@ def finish(
     has_drive,
     out_tanh,
     derivatives,
-    BLOCK_ROWS: tl.constexpr,
+    PART: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """From o and its derivatives to those of u = φ(o), summed over the networks of a row; grid (blocks,)."""
-    block = tl.program_id(0)
-    own = network_of_block(block, block_network, blocks, grouped, 0)
-    row = rows_of_block(block, order, rows, grouped, BLOCK_ROWS)
+    """From o and its derivatives to those of u = φ(o), summed over the networks of a row; grid (parts of one network,)."""
+    part = tl.program_id(0)
+    own = network_of_block(part // parts, block_network, blocks, grouped, 0)
+    row = rows_of_block(part, order, rows, grouped, PART)
     valid = row >= 0
     count = tl.where(gated != 0, networks, 1)
     zero = tl.full((), 0, tl.int64)
-    u_sum = tl.zeros((BLOCK_ROWS,), SUM)
-    rate_sum = tl.zeros((BLOCK_ROWS,), SUM)
-    norm = tl.zeros((BLOCK_ROWS,), SUM)
+    u_sum = tl.zeros((PART,), SUM)
+    rate_sum = tl.zeros((PART,), SUM)
+    norm = tl.zeros((PART,), SUM)
     for k in range(count):
-        first = (zero + k * blocks + block) * BLOCK_ROWS
-        slot = first + tl.arange(0, BLOCK_ROWS)
-        out = tl.zeros((BLOCK_ROWS,), SUM)
-        rate = tl.zeros((BLOCK_ROWS,), SUM)
+        first = (zero + k * blocks * parts + part) * PART
+        slot = first + tl.arange(0, PART)
+        out = tl.zeros((PART,), SUM)
+        rate = tl.zeros((PART,), SUM)
         for i in range(column_blocks):
             out += tl.load(partial_out + slot * column_blocks + i)
             if derivatives != 0:
@@ -379,22 +380,22 @@ def finish(
         gate = tl.where(gated != 0, gate, 1.0)
         u_sum += gate * phi
         rate_sum += gate * slope * rate
-        along = tl.zeros((BLOCK_ROWS,), SUM)
+        along = tl.zeros((PART,), SUM)
         if has_tangent != 0:
             for d in range(0, dim, BLOCK):
                 x = load_rows(tangent, row, tangent_row, d, dim, 1, BLOCK, SUM)
-                along += tl.sum(x * load_slots(out_gradient, first, pitch, d, BLOCK_ROWS, BLOCK, SUM), 1)
+                along += tl.sum(x * load_slots(out_gradient, first, pitch, d, PART, BLOCK, SUM), 1)
         along *= tl.where(out_tanh != 0, -2.0 * phi * slope, 0.0)
         if derivatives != 0:
-            norm = tl.zeros((BLOCK_ROWS,), SUM)
+            norm = tl.zeros((PART,), SUM)
             for d in range(0, dim, BLOCK):
-                g_o = load_slots(out_gradient, first, pitch, d, BLOCK_ROWS, BLOCK, SUM)
+                g_o = load_slots(out_gradient, first, pitch, d, PART, BLOCK, SUM)
                 g = (gate * slope)[:, None] * g_o
                 g += load_rows(grad, row, dim, d, dim, k > 0, BLOCK, SUM)
                 store_rows(grad, row, dim, d, dim, g, 1, BLOCK)
                 norm += tl.sum(g * g, 1)
                 if has_tangent != 0:
-                    h_o = load_slots(out_hvp, first, pitch, d, BLOCK_ROWS, BLOCK, SUM)
+                    h_o = load_slots(out_hvp, first, pitch, d, PART, BLOCK, SUM)
                     h = gate[:, None] * (slope[:, None] * h_o + along[:, None] * g_o)
                     h += load_rows(hvp, row, dim, d, dim, k > 0, BLOCK, SUM)
                     store_rows(hvp, row, dim, d, dim, h, 1, BLOCK)
