@@ -1,6 +1,6 @@
 """Triton kernels of the operators; :class:`TritonEngine` is their way in."""
 
-from .engine import TritonEngine
 from .ahead_of_time import variants
+from .engine import TritonEngine
 
 __all__ = ["TritonEngine", "variants"]

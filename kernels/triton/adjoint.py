@@ -102,13 +102,19 @@ def parameter_gradient(call: Call, kept: Activations, adjoint: Adjoint, value_on
     _sum_vectors(call, adjoint, d_theta, shape.num_parameters, first + call.at("b_in"), SUM_B_IN.value, 1)
     hidden = shape.depth * shape.width + shape.width + 1  # their biases, w_out and b_out, which follow each other
     at = first + call.at("b_hid")
-    _sum_vectors(
-        call, adjoint, d_theta, shape.num_parameters, at, SUM_B_HID.value, shape.depth + 2, limit=hidden
-    )
+    _sum_vectors(call, adjoint, d_theta, shape.num_parameters, at, SUM_B_HID.value, shape.depth + 2, limit=hidden)
     a = adjoint
     _matrix(call, d_theta, "w_in", 0, (a.d_q, a.inputs, a.g_a, a.grad_cotangent), shape.dim, value_only)
     for i in range(shape.depth):
-        _matrix(call, d_theta, "w_hid", i, (a.d_p[i], kept.c[i - 1] if i else a.s, a.h[i], a.d_v[i]), shape.width, value_only)
+        _matrix(
+            call,
+            d_theta,
+            "w_hid",
+            i,
+            (a.d_p[i], kept.c[i - 1] if i else a.s, a.h[i], a.d_v[i]),
+            shape.width,
+            value_only,
+        )
     return d_theta
 
 
@@ -172,8 +178,7 @@ def _matrix(
         "SUM": TRITON_TYPE[call.sum_type],
         "STAGES": tile.stages,
     }
-    grid = (tiles, splits, networks)
-    call.launch(Launch(weight_gradient, grid, arguments, constants, tile.warps, tile.stages))
+    call.launch(Launch(weight_gradient, (tiles, splits, networks), arguments, constants, tile.warps, tile.stages))
     arguments = {
         "partial": partial,
         "d_theta": d_theta,

@@ -47,7 +47,11 @@ _SUM_W_OUT = tl.constexpr(4)
 _SUM_B_OUT = tl.constexpr(5)
 _SUMS = tl.constexpr(sums_per_block(1))
 
-RUNTIME = ["rows", "blocks", "first_network", "parameters", "w_out_at", "tau_at", "tau_network", "tau_per_row", "d_tau_at", "d_tau_network", "networks", "grouped", "gated", "has_tau", "has_dtau", "has_u_bar", "has_dt_bar", "has_grad_bar", "has_residual_bar", "out_tanh", "want_z", "want_tau", "want_dtau", "want_gates"]
+RUNTIME = (
+    "rows blocks first_network parameters w_out_at tau_at tau_network tau_per_row d_tau_at d_tau_network networks "
+    "grouped gated has_tau has_dtau has_u_bar has_dt_bar has_grad_bar has_residual_bar out_tanh want_z want_tau "
+    "want_dtau want_gates"
+).split()
 
 
 @triton.jit
@@ -146,9 +150,7 @@ def backward_rows(
     at_tau = tau_at + network * tau_network
     block_sums = sums + block.to(tl.int64) * (_SUMS * WIDTH)
 
-    bar_u, bar_t, _ = folded_cotangents(
-        row, u_bar, dt_bar, residual_bar, has_u_bar, has_dt_bar, has_residual_bar, SUM
-    )
+    bar_u, bar_t, _ = folded_cotangents(row, u_bar, dt_bar, residual_bar, has_u_bar, has_dt_bar, has_residual_bar, SUM)
     value = tl.load(value_kept + slot + tl.arange(0, BLOCK_ROWS)).to(SUM)
     slope = tl.where(out_tanh != 0, 1.0 - value * value, 1.0)
     gate = load_row_scalars(gates + network, row, gated, networks, SUM)
@@ -201,7 +203,11 @@ def backward_rows(
     d_out = gate * (bar_u + tl.where(out_tanh != 0, -2.0 * value * d_slope, 0.0)) * slope
     tl.store(block_sums + _SUM_B_OUT * WIDTH, tl.sum(d_out, 0))
     if want_gates != 0:
-        tl.store(d_gates + row * networks + network, (bar_u * value + slope * d_slope).to(d_gates.dtype.element_ty), mask=row >= 0)
+        tl.store(
+            d_gates + row * networks + network,
+            (bar_u * value + slope * d_slope).to(d_gates.dtype.element_ty),
+            mask=row >= 0,
+        )
 
     for n in tl.range(0, WIDTH, BLOCK_UNITS, num_stages=STAGES):
         c = load_slots(c_kept, slot, WIDTH, n, BLOCK_ROWS, BLOCK_UNITS, SUM)

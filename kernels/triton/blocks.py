@@ -90,5 +90,14 @@ def plan_for(shape: NetworkShape, precision: Precision, architecture: int, tange
         )
     pad = max(layer.chunk, layer.units)
     return Plan(
-        column["layer_rows"], _up(shape.width, pad), _up(shape.dim, pad), True, False, False, layer, layer, layer, weight
+        column["layer_rows"],
+        _up(shape.width, pad),
+        _up(shape.dim, pad),
+        True,
+        False,
+        False,
+        layer,
+        layer,
+        layer,
+        weight,
     )

@@ -173,9 +173,7 @@ class Call:
         constants = {"PART": PART, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
         self.launch(Launch(gather, (self.blocks.count * self.parts, pitch // block), arguments, constants, 4))
 
-    def scatter(
-        self, x: Tensor, out: Tensor, *, summed: bool = False, out_at: int = 0, out_network: int = 0
-    ) -> None:
+    def scatter(self, x: Tensor, out: Tensor, *, summed: bool = False, out_at: int = 0, out_network: int = 0) -> None:
         """The slots of x (slots, pitch) into the rows of out (B, size); ``summed`` over the networks of a row."""
         blocks, pitch, size = self.blocks, x.shape[1], out.shape[-1]
         block = _column_block(pitch)

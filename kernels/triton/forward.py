@@ -28,7 +28,10 @@ from .rows import (
 )
 from .weights import times_itself, times_transpose
 
-RUNTIME = ["rows", "blocks", "first_network", "parameters", "b_in_at", "b_hid_at", "w_out_at", "b_out_at", "tau_at", "tau_network", "tau_per_row", "networks", "grouped", "gated", "keep", "has_tau", "has_dtau", "has_drive", "out_tanh"]
+RUNTIME = (
+    "rows blocks first_network parameters b_in_at b_hid_at w_out_at b_out_at tau_at tau_network tau_per_row "
+    "networks grouped gated keep has_tau has_dtau has_drive out_tanh"
+).split()
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -142,9 +145,7 @@ def forward_rows(
             h = (w_out * (1.0 - c * c)).to(OPERAND)
             next_v = ()
             for j in tl.static_range(CHUNKS):
-                w = times_itself(
-                    hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED
-                )
+                w = times_itself(hid_k, hid_transposed_k, n, j * CHUNK, WIDTH, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
                 next_v = next_v + (product(h, w, v[j], PRECISION),)
             v = next_v
 

@@ -11,7 +11,9 @@ import triton.language as tl
 from .rows import load_row_scalars, load_rows, load_slots, network_of_block, rows_of_block, store_rows, store_slots
 
 
-@triton.jit(do_not_specialize=["rows", "blocks", "grouped", "gated", "given", "added_given", "parts", "x_at", "x_network"])
+@triton.jit(
+    do_not_specialize=["rows", "blocks", "grouped", "gated", "given", "added_given", "parts", "x_at", "x_network"]
+)
 def gather(
     x,  # network k's at x_at + k·x_network: (B, size), rows x_row apart
     added,  # (B, size)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from triton.language import constexpr
 
 from ffrl_fast.gpu.engine import Cotangents, Forward, Wanted
+from triton.language import constexpr
 
 from . import layers
 from .adjoint import Adjoint
@@ -34,9 +34,7 @@ class Layers:
             **call.gate_weights(),
             **call.placement(),
             **call.conditioning(),
-            **dict.fromkeys(
-                "first_layer bias_layer has_added want_tau want_dtau vector_at".split(), 0
-            ),
+            **dict.fromkeys(["first_layer", "bias_layer", "has_added", "want_tau", "want_dtau", "vector_at"], 0),
             "theta": rows.theta,
             "first_network": call.first_network,
             "parameters": shape.num_parameters,
@@ -56,7 +54,7 @@ class Layers:
             **call.types(),
         }
 
-    def __call__(self, epilogue: constexpr, x: Tensor, w: Tensor, inner: int = -1, **given: Any) -> None:
+    def __call__(self, epilogue: constexpr, x: Tensor, w: Tensor, **given: Any) -> None:
         """The product x Wᵀ for ``w`` (networks, units, inner), strided over networks, and its epilogue."""
         tile, (_, pitch, x_pitch) = self._call.plan.layer, w.shape
         arguments = {
@@ -66,7 +64,7 @@ class Layers:
             "w_network": w.stride(0),
             "x_pitch": x_pitch,
             "pitch": pitch,
-            "inner": x_pitch if inner < 0 else inner,
+            "inner": x_pitch,
             "epilogue": epilogue.value,
             **given,
         }
@@ -239,7 +237,7 @@ def backward(
         layers.LAST_COTANGENT,
         adjoint.d_v[-1] if derivatives else adjoint.d_p[-1],
         packed.w_hid[:, -1],
-        inner=-1 if derivatives else 0,
+        inner=width if derivatives else 0,
         y=kept.c[-1],
         out=adjoint.d_p[-1],
         out_second=adjoint.h[-1],

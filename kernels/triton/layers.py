@@ -42,8 +42,8 @@ LAYER_COTANGENT = tl.constexpr(11)
 
 RUNTIME = (
     "epilogue first_layer rows blocks grouped gated first_network parameters vector_at inner w_network tau_at "
-    "tau_network tau_per_row  has_tau has_dtau out_tanh want_tau want_dtau networks "
-    "has_dt_bar has_residual_bar has_u_bar has_added column_blocks per_block bias_layer w_out_sum derivatives"
+    "tau_network tau_per_row has_tau has_dtau out_tanh want_tau want_dtau networks has_dt_bar has_residual_bar "
+    "has_u_bar has_added column_blocks per_block bias_layer w_out_sum derivatives"
 ).split()
 
 
@@ -160,8 +160,8 @@ def layer(
         store_slots(out_second, slot, pitch, n, p * (1.0 - y_tile * y_tile), BLOCK_ROWS, BLOCK_UNITS)
         if first_layer != 0:
             rate = load_conditioning(
-            dtau, slot, at_tau, tau_per_row, pitch, n, width, has_dtau, BLOCK_ROWS, BLOCK_UNITS, SUM
-        )
+                dtau, slot, at_tau, tau_per_row, pitch, n, width, has_dtau, BLOCK_ROWS, BLOCK_UNITS, SUM
+            )
             tl.store(at_partial, tl.sum(p * rate, 1))
     elif epilogue == PLAIN:
         # out_sum = p
@@ -238,8 +238,8 @@ def layer(
         store_slots(out, slot, pitch, n, d_p, BLOCK_ROWS, BLOCK_UNITS)
         if first_layer != 0:
             s = y_tile + load_conditioning(
-            tau, slot, at_tau, tau_per_row, pitch, n, width, has_tau, BLOCK_ROWS, BLOCK_UNITS, SUM
-        )
+                tau, slot, at_tau, tau_per_row, pitch, n, width, has_tau, BLOCK_ROWS, BLOCK_UNITS, SUM
+            )
             store_slots(out_second, slot, pitch, n, s, BLOCK_ROWS, BLOCK_UNITS)
         bias = tl.where(first_layer != 0, SUM_B_IN, SUM_B_HID + bias_layer)
         tl.store(at_sums + bias * pitch + column, tl.sum(d_p, 0))
@@ -305,12 +305,14 @@ def output_cotangent(
     tl.store(d_out + slot, d_o)
     tl.store(sums + (block.to(tl.int64) * per_block + b_out_sum) * pitch, tl.sum(d_o, 0))
     d_gate = bar_u * phi + slope * d_slope
-    tl.store(d_gates + row * networks + network, d_gate.to(d_gates.dtype.element_ty), mask=(row >= 0) & (want_gates != 0))
+    tl.store(
+        d_gates + row * networks + network, d_gate.to(d_gates.dtype.element_ty), mask=(row >= 0) & (want_gates != 0)
+    )
 
 
 FINISH_RUNTIME = (
-    "rows blocks networks gated grouped first_network parameters b_out_at column_blocks parts has_tangent tangent_row "
-    "has_drive out_tanh derivatives"
+    "rows blocks networks gated grouped first_network parameters b_out_at column_blocks parts has_tangent "
+    "tangent_row has_drive out_tanh derivatives"
 ).split()
 
 
@@ -354,7 +356,7 @@ def finish(
     PRECISION: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """From o and its derivatives to those of u = φ(o), summed over the networks of a row; grid (parts of one network,)."""
+    """From o and its derivatives to those of u = φ(o), summed over a row's networks; grid (parts of one network,)."""
     part = tl.program_id(0)
     own = network_of_block(part // parts, block_network, blocks, grouped, 0)
     row = rows_of_block(part, order, rows, grouped, PART)

@@ -67,8 +67,19 @@ def store_slots(x, first_slot, pitch, first, value, ROWS: tl.constexpr, BLOCK: t
 
 
 @triton.jit
-def load_conditioning(x, first_slot, network_at, per_row, pitch, first, size, given, ROWS: tl.constexpr,
-                      BLOCK: tl.constexpr, TYPE: tl.constexpr):
+def load_conditioning(
+    x,
+    first_slot,
+    network_at,
+    per_row,
+    pitch,
+    first,
+    size,
+    given,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TYPE: tl.constexpr,
+):
     """Columns of τ or dτ/dt for a block's slots: of a workspace (slots, pitch) where each row has its own, else of the
     network's vector at ``network_at``; 0 where ``given`` is 0."""
     at = x + tl.where(per_row != 0, first_slot * pitch, network_at) + first

@@ -12,6 +12,8 @@ from ffrl_fast import reference
 from ffrl_fast.gpu.engine import Cotangents, Engine, Precision, Rows, Wanted
 from ffrl_fast.layout import NetworkShape
 
+EVERYTHING = Wanted()
+
 
 @dataclass(frozen=True)
 class EngineCase:
@@ -108,7 +110,7 @@ def by_reference(inputs: EngineInputs, dtype: torch.dtype = torch.float64) -> di
 
 
 def by_engine(
-    engine: Engine, inputs: EngineInputs, precision: Precision, wanted: Wanted = Wanted(), *, keep: bool = True
+    engine: Engine, inputs: EngineInputs, precision: Precision, wanted: Wanted = EVERYTHING, *, keep: bool = True
 ) -> dict[str, Tensor]:
     rows, cotangents = inputs.rows, inputs.cotangents
     value_only = cotangents.grad is None

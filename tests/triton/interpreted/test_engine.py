@@ -20,8 +20,20 @@ from ffrl_fast.triton_kernels import TritonEngine
 FLOAT64 = 1e-12
 # Of the whole chain of roundings of operands to 11 and to 8 bits; one rounding is 5·10⁻⁴ and 4·10⁻³.
 REDUCED = {Precision.TF32: 3e-3, Precision.BF16: 5e-2}
-FUSED = EngineCase(70, 20, 33, networks=3)  # two blocks of rows, padded columns
-LAYERED = EngineCase(70, 20, 33, depth=2, networks=3)
+FUSED = EngineCase(40, 12, 33, networks=2)  # two blocks of rows, padded columns
+LAYERED = EngineCase(40, 12, 20, depth=2, networks=2)
+
+
+@pytest.fixture(autouse=True)
+def _workspaces_start_as_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel reads without anybody having written it, spoils the result."""
+    empty = torch.empty
+
+    def poisoned(*args: Any, **options: Any) -> torch.Tensor:
+        x = empty(*args, **options)
+        return x.fill_(torch.nan) if x.is_floating_point() else x.fill_(2**30)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def worst(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> tuple[float, str]:
@@ -46,16 +58,16 @@ def test_float64(base: EngineCase, selection: Any, per_row_time: bool) -> None:
 @pytest.mark.parametrize("base", [FUSED, LAYERED], ids=["fused", "layered"])
 @pytest.mark.parametrize("selection", ["potential", "index", "gates"])
 def test_value_only(base: EngineCase, selection: Any) -> None:
-    check(dataclasses.replace(base, selection=selection, value_only=True, out_activation="identity"))
-    check(dataclasses.replace(base, selection=selection, value_only=True, per_row_time=True))
+    check(dataclasses.replace(base, selection=selection, value_only=True, per_row_time=selection == "index"))
 
 
 @pytest.mark.parametrize("base", [FUSED, LAYERED], ids=["fused", "layered"])
-@pytest.mark.parametrize("per_row_time", [False, True])
-@pytest.mark.parametrize("selection", ["index", "gates"])
+@pytest.mark.parametrize(("selection", "per_row_time"), [("index", True), ("index", False), ("gates", True)])
 def test_networks_that_share_their_conditioning(base: EngineCase, selection: Any, per_row_time: bool) -> None:
     check(
-        dataclasses.replace(base, selection=selection, per_row_time=per_row_time, shared_conditioning=True, driven=False)
+        dataclasses.replace(
+            base, selection=selection, per_row_time=per_row_time, shared_conditioning=True, driven=False
+        )
     )
 
 
@@ -77,7 +89,7 @@ def small_cases(draw: st.DrawFn) -> EngineCase:
     )
 
 
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(case=small_cases())
 @example(case=EngineCase(0, 5, 7, networks=2, selection="index"))
 @example(case=EngineCase(1, 1, 1))
@@ -88,16 +100,16 @@ def test_float64_of_drawn_shapes(case: EngineCase) -> None:
 
 @pytest.mark.parametrize("architecture", [90, 120])
 def test_float64_with_other_block_sizes(architecture: int) -> None:
-    check(EngineCase(40, 90, 100, networks=2, selection="gates"), architecture)
+    check(EngineCase(20, 40, 50, networks=2, selection="gates"), architecture)
 
 
-@pytest.mark.parametrize("base", [FUSED, LAYERED, EngineCase(40, 140, 135, networks=2)], ids=["fused", "layered", "wide"])
+@pytest.mark.parametrize("base", [FUSED, LAYERED, EngineCase(20, 130, 40)], ids=["fused", "layered", "wide"])
 def test_float32_errs_no_more_than_eager(base: EngineCase) -> None:
     """Over several draws taken as one: in a few a scalar may come out exact by luck."""
-    for case in selections(base):
+    for case in selections(base)[1:]:
         drawn: dict[str, list[tuple[torch.Tensor, ...]]] = {}
         for seed in range(2):
-            inputs = make(dataclasses.replace(case, seed=seed), torch.float32)
+            inputs = make(dataclasses.replace(case, seed=seed, rows=20), torch.float32)
             exact, eager = by_reference(inputs), by_reference(inputs, torch.float32)
             found = by_engine(TritonEngine(80), inputs, Precision.IEEE)
             for name in exact:
@@ -108,24 +120,23 @@ def test_float32_errs_no_more_than_eager(base: EngineCase) -> None:
             assert relative_error(found_all, exact_all) <= bound, (case, name)
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize("precision", list(REDUCED))
+@pytest.mark.parametrize(("precision", "architecture"), [("tf32", 80), ("tf32", 90), ("bf16", 80)])
 @pytest.mark.parametrize(
     "case",
     [
         dataclasses.replace(FUSED, selection="gates"),
         dataclasses.replace(LAYERED, selection="index", per_row_time=True),
-        EngineCase(33, 140, 150),
+        EngineCase(20, 135, 130),
     ],
     ids=["fused", "layered", "wide"],
 )
-def test_reduced_precisions(case: EngineCase, precision: Precision, architecture: int) -> None:
+def test_reduced_precisions(case: EngineCase, precision: str, architecture: int) -> None:
     inputs = make(case, torch.float32)
-    error, name = worst(by_engine(TritonEngine(architecture), inputs, precision), by_reference(inputs))
-    assert 1e-5 < error < REDUCED[precision], (name, error)
+    error, name = worst(by_engine(TritonEngine(architecture), inputs, Precision(precision)), by_reference(inputs))
+    assert 1e-5 < error < REDUCED[Precision(precision)], (name, error)
 
 
-@pytest.mark.parametrize("case", [*selections(FUSED), dataclasses.replace(LAYERED, per_row_time=True)], ids=str)
+@pytest.mark.parametrize("case", selections(dataclasses.replace(FUSED, rows=9)), ids=lambda case: case.selection)
 def test_bfloat16_tensors(case: EngineCase) -> None:
     inputs = make(case, torch.bfloat16)
     found = by_engine(TritonEngine(80), inputs, Precision.BF16)
@@ -134,13 +145,11 @@ def test_bfloat16_tensors(case: EngineCase) -> None:
     assert error < REDUCED[Precision.BF16], (name, error)
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("case", selections(EngineCase(37, 12, 20, networks=3, per_row_time=True)), ids=str)
-def test_hessian_times_a_tangent(case: EngineCase, keep: bool, depth: int) -> None:
-    inputs = make(dataclasses.replace(case, depth=depth))
+@pytest.mark.parametrize(("selection", "depth"), [("potential", 1), ("index", 1), ("gates", 3)])
+def test_hessian_times_a_tangent(selection: Any, depth: int) -> None:
+    inputs = make(EngineCase(20, 7, 9, depth=depth, networks=2, selection=selection, per_row_time=True))
     rows = inputs.rows
-    for tangent in (torch.randn_like(rows.z), torch.randn_like(rows.z[0])):
+    for keep, tangent in ((False, torch.randn_like(rows.z)), (True, torch.randn_like(rows.z[0]))):
         out = TritonEngine().forward(rows, Precision.IEEE, keep=keep, drive=inputs.drive, tangent=tangent)
         exact = reference.potential_field(
             rows.z,
@@ -160,7 +169,11 @@ def test_hessian_times_a_tangent(case: EngineCase, keep: bool, depth: int) -> No
             assert relative_error(found, wanted) < FLOAT64
 
 
-@pytest.mark.parametrize("case", [dataclasses.replace(FUSED, selection="index"), LAYERED], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [dataclasses.replace(FUSED, rows=9, selection="index"), dataclasses.replace(LAYERED, rows=9)],
+    ids=["fused", "layered"],
+)
 def test_only_what_is_wanted(case: EngineCase) -> None:
     inputs = make(case)
     everything = by_engine(TritonEngine(), inputs, Precision.IEEE)
@@ -173,7 +186,7 @@ def test_only_what_is_wanted(case: EngineCase) -> None:
 
 @pytest.mark.parametrize("missing", ["u", "dt", "grad", "residual"])
 def test_cotangents_that_are_zero_by_absence(missing: str) -> None:
-    for case in (dataclasses.replace(FUSED, selection="gates"), LAYERED):
+    for case in (dataclasses.replace(FUSED, selection="gates", rows=9), dataclasses.replace(LAYERED, rows=9)):
         inputs = make(case)
         given_zero = inputs.cotangents._replace(**{missing: torch.zeros_like(getattr(inputs.cotangents, missing))})
         exact = by_reference(dataclasses.replace(inputs, cotangents=given_zero))
@@ -184,7 +197,11 @@ def test_cotangents_that_are_zero_by_absence(missing: str) -> None:
         assert relative_error(gradients.theta, exact["d_theta"]) < FLOAT64
 
 
-@pytest.mark.parametrize("case", [*selections(FUSED), *selections(LAYERED)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [dataclasses.replace(FUSED, selection="index"), dataclasses.replace(LAYERED, selection="gates")],
+    ids=["fused", "layered"],
+)
 def test_the_same_twice(case: EngineCase) -> None:
     inputs = make(case, torch.float32)
     first, second = (by_engine(TritonEngine(), inputs, Precision.TF32) for _ in range(2))
@@ -195,13 +212,13 @@ def test_rows_that_are_not_contiguous() -> None:
     inputs = make(dataclasses.replace(FUSED, selection="gates"))
     exact = by_reference(inputs)
     wide = torch.zeros(inputs.rows.z.shape[0], 50, dtype=torch.float64)
-    wide[:, 7:27] = inputs.rows.z
-    inputs.rows.z = wide[:, 7:27]
+    wide[:, 7:19] = inputs.rows.z
+    inputs.rows.z = wide[:, 7:19]
     assert worst(by_engine(TritonEngine(), inputs, Precision.IEEE), exact)[0] < FLOAT64
 
 
 def test_a_row_of_nan_leaves_the_others_alone() -> None:
-    for case in [*selections(FUSED), LAYERED]:
+    for case in [dataclasses.replace(FUSED, selection="index"), LAYERED]:
         inputs = make(case)
         clean = by_engine(TritonEngine(), inputs, Precision.IEEE)
         inputs.rows.z[5, 3] = float("nan")
