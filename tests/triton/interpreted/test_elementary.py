@@ -43,11 +43,13 @@ def test_tanh() -> None:
     x = _numbers()
     exact = np.tanh(x.double().numpy())
     found = torch.empty_like(x)
-    _tanh[(1,)](x, found, "ieee", _BLOCK)
+    with np.errstate(over="ignore"):  # which the formula is made for
+        _tanh[(1,)](x, found, "ieee", _BLOCK)
     ulp = np.abs(found.double().numpy() - exact) / np.spacing(np.abs(exact).astype(np.float32))
     assert ulp.max() <= 4
     for precision in ("tf32", "bf16"):
-        _tanh[(1,)](x, found, precision, _BLOCK)
+        with np.errstate(over="ignore"):
+            _tanh[(1,)](x, found, precision, _BLOCK)
         assert np.abs(found.double().numpy() - exact).max() < 2e-7
 
 
