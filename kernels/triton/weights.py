@@ -32,7 +32,9 @@ def times_itself(
 
 
 @triton.jit
-def once_more(tile, w_transposed, unit, inner, pitch, UNITS: tl.constexpr, INNER: tl.constexpr, TRANSPOSED: tl.constexpr):
+def once_more(
+    tile, w_transposed, unit, inner, pitch, UNITS: tl.constexpr, INNER: tl.constexpr, TRANSPOSED: tl.constexpr
+):
     """A tile that already served a product by its transpose, now as W itself: the same registers or shared memory.
 
     Where TRANSPOSED, W is read a second time, from Wᵀ: wgmma takes tf32 operands along their inner index only.

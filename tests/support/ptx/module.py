@@ -111,9 +111,9 @@ class Module:
         args: numpy arrays and torch tensors, contiguous, are copied in and out, also when the launch fails; numbers go
             by the parameter's type; bytes are a structure; None is the null pointer. The same array given twice is one
             buffer.
-        memory: arrays that pointers within structures point into, by their own addresses. Those pointers are translated:
-            every eight aligned bytes of a structure whose value lies in one of the arrays. Their traffic is reported
-            by place after the arguments.
+        memory: arrays that pointers within structures point into, by their own addresses. Those are translated: every
+            eight aligned bytes of a structure whose value lies in one of the arrays. Their traffic is reported by place
+            after the arguments.
         shared: bytes of dynamic shared memory
         limit: warp instructions a block, after which it counts as never ending
 
