@@ -109,18 +109,19 @@ def combine(
     rate = tl.zeros((BLOCK_ROWS,), SUM)
     norm = tl.zeros((BLOCK_ROWS,), SUM)
     derivatives = value_only == 0
+    zero = tl.full((), 0, tl.int64)
     for k in range(networks):
         gate = load_row_scalars(gates + k, row, gated, networks, SUM)
         gate = tl.where(gated != 0, gate, 1.0)
-        value += gate * load_row_scalars(u_each + k * rows, row, 1, 1, SUM)
-        rate += gate * load_row_scalars(dt_each + k * rows, row, derivatives, 1, SUM)
+        value += gate * load_row_scalars(u_each + (zero + k) * rows, row, 1, 1, SUM)
+        rate += gate * load_row_scalars(dt_each + (zero + k) * rows, row, derivatives, 1, SUM)
     if derivatives:
         for d in range(0, dim, BLOCK):
             total = tl.zeros((BLOCK_ROWS, BLOCK), SUM)
             for k in range(networks):
                 gate = load_row_scalars(gates + k, row, gated, networks, SUM)
                 gate = tl.where(gated != 0, gate, 1.0)
-                at = grad_each + tl.full((), 0, tl.int64) + k * rows * dim
+                at = grad_each + (zero + k) * rows * dim
                 total += gate[:, None] * load_rows(at, row, dim, d, dim, 1, BLOCK, SUM)
             store_rows(grad, row, dim, d, dim, total, 1, BLOCK)
             norm += tl.sum(total * total, 1)

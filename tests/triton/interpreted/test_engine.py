@@ -106,7 +106,7 @@ def test_float64_with_other_block_sizes(architecture: int) -> None:
 @pytest.mark.parametrize("base", [FUSED, LAYERED, EngineCase(20, 130, 40)], ids=["fused", "layered", "wide"])
 def test_float32_errs_no_more_than_eager(base: EngineCase) -> None:
     """Over several draws taken as one: in a few a scalar may come out exact by luck."""
-    for case in selections(base)[1:]:
+    for case in selections(base)[2 if base.depth > 1 else 1 :]:
         drawn: dict[str, list[tuple[torch.Tensor, ...]]] = {}
         for seed in range(2):
             inputs = make(dataclasses.replace(case, seed=seed, rows=20), torch.float32)
@@ -177,7 +177,7 @@ def test_hessian_times_a_tangent(selection: Any, depth: int) -> None:
 def test_only_what_is_wanted(case: EngineCase) -> None:
     inputs = make(case)
     everything = by_engine(TritonEngine(), inputs, Precision.IEEE)
-    for name in ("z", "theta", "tau", "dtau"):
+    for name in ("theta", "dtau"):
         wanted = Wanted(**{x: x == name for x in Wanted._fields})
         found = by_engine(TritonEngine(), inputs, Precision.IEEE, wanted)
         assert {x for x in found if x.startswith("d_")} == {f"d_{name}"}
