@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import roofline
 from bench.machine_code import Usage, occupancy, tool, usage
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +129,12 @@ def _markdown(by_arch: dict[int, list[Kernel]]) -> str:
         "# The GPU kernels as compiled",
         "",
         "Written by `python -m bench.kernel_budget --write`; nothing here was executed. Registers a thread, shared",
-        "memory of a block in KiB, theoretical occupancy, matrix instructions in the machine code. No kernel spills.",
+        "memory of a block in KiB (without what a CUDA kernel is given at launch), theoretical occupancy, matrix",
+        "instructions in the machine code. No kernel spills.",
+        "",
+        "## The roofline on paper",
+        "",
+        roofline.markdown(),
     ]
     for arch, kernels in by_arch.items():
         lines += [
