@@ -92,7 +92,9 @@ def choose(architecture: int, precision: Precision, width: int) -> dict[str, Any
     """The entry of a width, or None where nothing fits."""
     transposed = precision == Precision.TF32 and architecture in (90, 100)
     for rows in (64, 32):
-        base = Plan(rows, width, _DIMS.get(width, width), transposed, True, True, *[Tile(32, 32, 32, 4, 2)] * 4)
+        once = precision != Precision.IEEE and architecture != 100
+        tiles = [Tile(32, 32, 32, 4, 2)] * 4
+        base = Plan(rows, width, _DIMS.get(width, width), transposed, once, True, True, *tiles)
 
         def first(kernel: str, plans: Iterator[Plan]) -> Plan | None:
             fitting = (p for p in plans if _fits(architecture, _variants(architecture, precision, p)[kernel]))

@@ -131,6 +131,7 @@ def backward_rows(
     BLOCK_UNITS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     TRANSPOSED: tl.constexpr,
+    READ_ONCE: tl.constexpr,
     VALUE_ONLY: tl.constexpr,
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -232,7 +233,18 @@ def backward_rows(
         store_slots(d_p, slot, WIDTH, n, d_p_n, BLOCK_ROWS, BLOCK_UNITS)
         next_d_s = ()
         for j in tl.static_range(CHUNKS):
-            w = once_more(hidden[j], hid_transposed_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
+            w = once_more(
+                hidden[j],
+                hid_k,
+                hid_transposed_k,
+                n,
+                j * CHUNK,
+                WIDTH,
+                BLOCK_UNITS,
+                CHUNK,
+                TRANSPOSED,
+                READ_ONCE,
+            )
             next_d_s = next_d_s + (product(d_p_n, w, d_s[j], PRECISION),)
         d_s = next_d_s
 

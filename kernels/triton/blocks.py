@@ -41,6 +41,7 @@ class Plan:
     width: int  # H padded
     dim: int  # D padded
     transposed: bool  # products with W read the packed transpose
+    read_once: bool  # a tile of W_hid serves both of its products
     fused: bool
     a_in_registers: bool
     forward: Tile  # fused alone
@@ -85,8 +86,19 @@ def plan_for(shape: NetworkShape, precision: Precision, architecture: int, tange
         forward, backward = Tile(**row["forward"]), Tile(**row["backward"])
         width = row["width"]
         dim = _up(shape.dim, max(forward.dim, backward.dim))
+        read_once = precision != Precision.IEEE and architecture != 100
         return Plan(
-            row["rows"], width, dim, row["transposed"], True, row["a_in_registers"], forward, backward, layer, weight
+            row["rows"],
+            width,
+            dim,
+            row["transposed"],
+            read_once,
+            True,
+            row["a_in_registers"],
+            forward,
+            backward,
+            layer,
+            weight,
         )
     pad = max(layer.chunk, layer.units)
     return Plan(
@@ -94,6 +106,7 @@ def plan_for(shape: NetworkShape, precision: Precision, architecture: int, tange
         _up(shape.width, pad),
         _up(shape.dim, pad),
         True,
+        False,
         False,
         False,
         layer,

@@ -85,6 +85,7 @@ def forward_rows(
     BLOCK_DIM: tl.constexpr,
     A_IN_REGISTERS: tl.constexpr,
     TRANSPOSED: tl.constexpr,
+    READ_ONCE: tl.constexpr,
     VALUE_ONLY: tl.constexpr,
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -147,7 +148,18 @@ def forward_rows(
             h = (w_out * (1.0 - c * c)).to(OPERAND)
             next_v = ()
             for j in tl.static_range(CHUNKS):
-                w = once_more(hidden[j], hid_transposed_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
+                w = once_more(
+                    hidden[j],
+                    hid_k,
+                    hid_transposed_k,
+                    n,
+                    j * CHUNK,
+                    WIDTH,
+                    BLOCK_UNITS,
+                    CHUNK,
+                    TRANSPOSED,
+                    READ_ONCE,
+                )
                 next_v = next_v + (product(h, w, v[j], PRECISION),)
             v = next_v
 

@@ -27,6 +27,7 @@ def _constants(call: Call, tile: Tile, value_only: bool) -> dict[str, Any]:
         "BLOCK_UNITS": tile.units,
         "BLOCK_DIM": tile.dim,
         "TRANSPOSED": plan.transposed,
+        "READ_ONCE": plan.read_once,
         "VALUE_ONLY": value_only,
         "STAGES": tile.stages,
         **call.types(),
