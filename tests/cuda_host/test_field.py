@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cuda_kernels import BOUNDS, RESIDENT, STREAMED, Case, Question, by_emulation, check, errors
+from cuda_kernels import RESIDENT, STREAMED, Case, Question, by_emulation, check, wrong
 from ffrl_fast.gpu.engine import Precision, Wanted
 
 # Sizes at which something changes: one element, an odd width, more rows than a tile, a whole tile, a second warp tile.
@@ -64,7 +64,7 @@ def test_more_tiles_than_a_launch_takes() -> None:
     assert question.index is not None
     question.index[5:135] = 3
     exact, found = question.exact(), by_emulation(question)
-    assert max(errors(found, exact).values()) < BOUNDS[case.precision]
+    assert wrong(found, exact, case.precision) == {}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cuda_host import Sanitizer, run_sanitized
-from cuda_kernels import BOUNDS, STREAMED, Case, Question, by_emulation, errors
+from cuda_kernels import STREAMED, Case, Question, by_emulation, emulated_kernels, wrong
 from ffrl_fast.gpu.engine import Precision
 
 # One of each way through the kernels: row buffers in shared memory, streamed, activations in registers.
@@ -20,8 +20,8 @@ CASES = {
 
 def run(case: str, sanitizer: Sanitizer) -> None:
     question = Question(CASES[case])
-    found = by_emulation(question, sanitize=sanitizer)
-    assert max(errors(found, question.exact()).values()) < BOUNDS[CASES[case].precision]
+    found = by_emulation(question, kernels=emulated_kernels(sanitizer))
+    assert wrong(found, question.exact(), question.case.precision) == {}
 
 
 @pytest.mark.sanitizers
