@@ -15,7 +15,7 @@ from ffrl.files import write_json
 from ffrl.matching import match
 from ffrl.metrics.summary import as_json, as_table
 from ffrl.presets import PRESETS, find_preset
-from ffrl.report import Request, measure, summarise_runs, write_report
+from ffrl.measurement import Request, measure, summarise_runs, write_report
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
