@@ -1,4 +1,4 @@
-"""The command line: ffrl train, ffrl evaluate, ffrl traverse."""
+"""The command line: ffrl train, ffrl evaluate, ffrl traverse, ffrl report."""
 
 import sys
 from dataclasses import asdict, replace
@@ -17,6 +17,7 @@ from ffrl.files import write_json
 from ffrl.matching import match
 from ffrl.metrics import clustering
 from ffrl.presets import PRESETS, find_preset
+from ffrl.report import write_report
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
@@ -169,6 +170,16 @@ def traverse(
     potentials = match(model, data.train, held_out).potentials
     for path in draw_traversals(model, held_out, run / "traversal", potentials):
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that ffrl train wrote.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page about runs: settings, curves, measures, pictures. It needs no network and no other file."""
+    size = write_report(runs, out)
+    typer.echo(f"wrote {out} ({size / 1e6:.1f} MB)")
 
 
 def main(arguments: list[str] | None = None) -> None:
