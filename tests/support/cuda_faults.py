@@ -46,7 +46,7 @@ _REACH = {"path_kernel.cuh": _IN_REGISTERS, "operand.cuh": _IN_REGISTERS, "weigh
 
 @dataclass(frozen=True)
 class Fault:
-    """``kind``: barrier or wait (missing), less or more (a bound or a stride); ``cases``: where to look for it first."""
+    """``kind``: barrier or wait (missing), less or more (a bound or a stride); ``cases``: where to look first."""
 
     number: int
     kind: str
