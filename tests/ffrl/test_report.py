@@ -210,6 +210,16 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert any(line["name"] == name for lines in drawn for line in lines)
 
 
+def test_a_path_cannot_end_the_numbers_of_a_chart(tmp_path: Path) -> None:
+    # Runs of one name are called by their paths, which have slashes.
+    hostile = tmp_path / "<" / "script><img src=x>" / "run"
+    page = page_of(make_run(hostile), make_run(tmp_path / "run"))
+    assert len(page.scripts) == 3
+    assert all("<" not in text and ">" not in text for text in page.scripts[:-1])
+    assert json.loads(page.scripts[0])[0]["name"] == str(hostile)
+    assert all(str(found["src"]).startswith("data:image/") for tag, found in page.elements if tag == "img")
+
+
 def test_a_folder_name_that_is_not_text(tmp_path: Path) -> None:
     folder = make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/run-\xff")))
     assert "run-\\udcff" in page_of(folder).text
