@@ -212,7 +212,7 @@ class Call:
             "value_only": int(value_only),
         }
         constants = {"BLOCK_ROWS": PART, "BLOCK": 32, "SUM": TRITON_TYPE[self.sum_type]}
-        self.launch(Launch(combine, (-(-rows.z.shape[0] // PART),), arguments, constants, 4))
+        self.launch(Launch(combine, (-(-rows.z.shape[0] // PART),), arguments, constants, 8))
 
     def ranges(self) -> dict[str, Any]:
         """The arguments that say which blocks a network has."""

@@ -1,4 +1,4 @@
-"""The command line: ffrl train, ffrl evaluate, ffrl traverse."""
+"""The command line: ffrl train, ffrl evaluate, ffrl traverse, ffrl report."""
 
 import sys
 from dataclasses import replace
@@ -13,9 +13,10 @@ from ffrl.data import DATASETS, Dataset, find_dataset
 from ffrl.errors import UserError
 from ffrl.files import write_json
 from ffrl.matching import match
+from ffrl.measurement import Request, measure, summarise_runs, write_measurement
 from ffrl.metrics.summary import as_json, as_table
 from ffrl.presets import PRESETS, find_preset
-from ffrl.measurement import Request, measure, summarise_runs, write_report
+from ffrl.report import write_report
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
@@ -150,7 +151,7 @@ def evaluate(
         report = measure(run, request)
         for table in report.tables():
             console.print(table)
-        typer.echo(f"wrote {write_report(run, report)}")
+        typer.echo(f"wrote {write_measurement(run, report)}")
         reports.append(report)
     if len(runs) > 1:
         found = summarise_runs(reports)
@@ -176,6 +177,16 @@ def traverse(
     potentials = match(model, data, sequences).potentials
     for path in draw_traversals(model, data, sequences, run / "traversal", potentials):
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that ffrl train wrote.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page about runs: settings, curves, measures, pictures. It needs no network and no other file."""
+    size = write_report(runs, out)
+    typer.echo(f"wrote {out} ({size / 1e6:.1f} MB)")
 
 
 def main(arguments: list[str] | None = None) -> None:

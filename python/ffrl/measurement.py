@@ -133,7 +133,7 @@ def measure(run: Path, request: Request) -> Report:
     )
 
 
-def write_report(run: Path, report: Report) -> Path:
+def write_measurement(run: Path, report: Report) -> Path:
     """Write evaluation.json into the folder `run`; its path."""
     path = run / REPORT_NAME
     write_json(path, report.as_json())

@@ -80,6 +80,7 @@ def test_products_are_made_by_the_matrix_units() -> None:
                 assert launch.matrix[shape] > 0, name
 
 
+@pytest.mark.planted
 def test_every_barrier_and_wait_of_the_source_that_is_taken_out_is_reported() -> None:
     """One line of the source at a time, in all places that it was inlined into; every way through the kernels."""
     questions = [

@@ -1,4 +1,4 @@
-"""Faults planted in the CUDA kernels, each of them found: by a wrong result or an error in some order, by a sanitizer."""
+"""Faults planted in the CUDA kernels, each of them found: by a wrong result or an error, or by a sanitizer."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cuda_host import ROOT, EmulationError, Mutation, Sanitizer, mutants
-from cuda_kernels import RESIDENT, STREAMED, Case, EmulatedKernels, Question, Results, by_emulation, load_kernels, wrong
+from cuda_kernels import STREAMED, Case, EmulatedKernels, Question, Results, by_emulation, load_kernels, wrong
 from ffrl_fast.gpu.engine import Precision
 
 _KERNELS = ROOT / "kernels/cuda"
@@ -46,7 +46,7 @@ _REACH = {"path_kernel.cuh": _IN_REGISTERS, "operand.cuh": _IN_REGISTERS, "weigh
 
 @dataclass(frozen=True)
 class Fault:
-    """``kind``: barrier or wait (missing), less or more (a bound or a stride); ``cases``: where to look for it first."""
+    """``kind``: barrier or wait (missing), less or more (a bound or a stride); ``cases``: where to look first."""
 
     number: int
     kind: str

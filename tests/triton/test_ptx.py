@@ -156,6 +156,7 @@ def test_a_row_block_reads_and_writes_what_it_must(architecture: int, precision:
     assert written == {"u": 400, "dt": 400, "residual": 400, "grad": 400 * width}
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(("architecture", "precision"), [(80, Precision.TF32), (90, Precision.BF16)])
 @pytest.mark.parametrize("kernel", ["forward_rows", "backward_rows", "weight_gradient"])
 def test_every_barrier_and_wait_that_is_taken_out_is_reported(
