@@ -94,7 +94,7 @@ def as_table(changes: dict[str, VolumeChange], num_steps: int) -> Table:
     """For the terminal, 80 columns."""
     title = f"Volume change along the flow, nats summed over t = 1…{num_steps}"
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     headings = ("log|det(I + ∇²u)|\nexact", "row sums\n(paper's code)", "mean |row sums\n− exact|", "steps that\nfold")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)

@@ -70,7 +70,7 @@ def as_table(errors: dict[str, EquivarianceError], title: str, encoder_saw_state
     """
     note = None if encoder_saw_states else "The encoder never saw transformed images: the last column is no aim."
     table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     # Broken by hand, so that the table fits into 80 columns.
     for heading in (
         "flow",

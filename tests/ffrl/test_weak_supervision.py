@@ -61,7 +61,7 @@ def test_a_straight_through_sample_is_one_hot_with_the_gradient_of_its_softmax()
 
 def test_gumbel_samples_follow_q() -> None:
     preset = Preset(supervision="weak")
-    gumbel = Noise.draw(preset, 30_000, torch.Generator().manual_seed(0)).gumbel
+    gumbel = Noise.draw(preset, DIGIT_FORMAT, 30_000, torch.Generator().manual_seed(0)).gumbel
     assert gumbel is not None
     q = torch.tensor([0.5, 0.3, 0.2])
     counts = straight_through(q.log().expand_as(gumbel), gumbel, 1.0).mean(0)
