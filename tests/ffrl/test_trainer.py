@@ -240,7 +240,7 @@ def test_two_processes_have_the_losses_of_one_with_the_double_batch(tmp_path: Pa
     alone = [sys.executable, "-P", *ffrl, "--out", str(one), "--set", "batch_size=12"]
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for command in (alone, [*torchrun, *ffrl, "--out", str(two), "--set", "batch_size=6"]):
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 100 iterations") == 1
     logs = [list(csv.DictReader((run / "log.csv").read_text().splitlines())) for run in (one, two)]
