@@ -133,7 +133,7 @@ def test_a_trained_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFix
         run("train", "--out", out, "--iterations", 4, "--threads", 1, *(part for s in tiny for part in ("--set", s)))
         == 0
     )
-    assert run("evaluate", out, "--digits", 20) == 0
+    assert run("evaluate", out, "--sequences", 20, "--samples", "1,4", "--bound-sequences", 1) == 0
     assert run("traverse", out, "--digits", 1) == 0
     assert run("report", out, "--out", tmp_path / "page" / "report.html") == 0
     assert re.search(r"wrote .*report\.html \(0\.\d MB\)\n$", capsys.readouterr().out)
