@@ -134,7 +134,7 @@ def test_a_trained_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFix
         == 0
     )
     assert run("evaluate", out, "--sequences", 20, "--samples", "1,4", "--bound-sequences", 1) == 0
-    assert run("traverse", out, "--digits", 1) == 0
+    assert run("traverse", out, "--sequences", 1) == 0
     assert run("report", out, "--out", tmp_path / "page" / "report.html") == 0
     assert re.search(r"wrote .*report\.html \(0\.\d MB\)\n$", capsys.readouterr().out)
     page = Page((tmp_path / "page" / "report.html").read_text())
