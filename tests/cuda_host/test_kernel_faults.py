@@ -1,4 +1,4 @@
-"""Faults planted in the CUDA kernels, each of them found: by a wrong result or an error in some order, by a sanitizer."""
+"""Faults planted in the CUDA kernels: each shows as a wrong result or an error in some order, or to a sanitizer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cuda_faults import CASES, FAULTS, Fault, apart, asked, faulty_kernels, plant, shows
+from cuda_faults import CASES, FAULTS, WANTED, Fault, apart, asked, faulty_kernels, plant, shows
 from cuda_host import Sanitizer, run_sanitized
-from cuda_kernels import by_emulation
+from cuda_kernels import EVERYTHING, by_emulation
 
 ORDERS = 10
 
@@ -20,7 +20,7 @@ def test_without_a_fault_nothing_shows(case: str) -> None:
     assert not any(shows(kernels, case, seed) for seed in range(ORDERS))
 
 
-@pytest.mark.parametrize("fault", [f for f in FAULTS if f.kind != "more"], ids=str)
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f.kind not in ("order", "more")], ids=str)
 def test_every_fault_shows_in_some_order(fault: Fault) -> None:
     kernels = faulty_kernels()
 
@@ -28,13 +28,15 @@ def test_every_fault_shows_in_some_order(fault: Fault) -> None:
         plant(kernels, fault.number)
         return any(shows(kernels, case, seed) for seed in range(ORDERS) for case in fault.cases)
 
+    for case in fault.cases:
+        asked(case)
     assert apart(found)
 
 
 def run(number: int, case: str, sanitizer: Sanitizer) -> None:
     kernels = faulty_kernels(sanitizer)
     plant(kernels, number)
-    by_emulation(asked(case)[0], kernels=kernels)
+    by_emulation(asked(case)[0], wanted=WANTED.get(case, EVERYTHING), kernels=kernels)
 
 
 def _reports(sanitizer: Sanitizer, fault: Fault) -> bool:
@@ -45,7 +47,7 @@ def _reports(sanitizer: Sanitizer, fault: Fault) -> bool:
 
 
 @pytest.mark.sanitizers
-@pytest.mark.parametrize("fault", [f for f in FAULTS if f.kind == "barrier"], ids=str)
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f.kind in ("barrier", "order")], ids=str)
 def test_every_missing_barrier_is_a_race(fault: Fault) -> None:
     assert _reports("thread", fault)
 
