@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(256, 1) path_kernel(const Problem p, const Pla
       slope[i] = p.potential.out_tanh ? 1 - u[i] * u[i] : 1.f;
     }
     net.gradient_operand(slope, p.potential.dtau ? times + kWidth : nullptr, dt);
-    __syncwarp();  // z has been read by all lanes
+    // No barrier: an element of z was read by the lane that now writes it.
     net.gradient([&](int i, int d, float x) {
       square[i] += x * x;
       float& to = z[(g + 8 * i) * at.z_pitch + d];

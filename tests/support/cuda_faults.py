@@ -41,6 +41,7 @@ CASES = {
     "resident": Case(37, 24, 40, 2, 2, "gates by step", moments=4, substeps=2, force=20, precision=TF32),
     "one image": Case(37, 24, 40, 2, 3, "gates", moments=2, precision=TF32, shared_bytes=110 * 1024),
     "row times": Case(37, 24, 40, networks=2, selection="index", row_times=True, precision=TF32),
+    "row times of one network": Case(37, 24, 40, row_times=True, precision=TF32),
     "streamed": Case(70, 40, 130, depth=2, networks=2, selection="index", precision=TF32, shared_bytes=STREAMED),
     "streamed path": Case(
         37, 24, 40, 2, 2, "gates by step", moments=4, substeps=2, force=20, precision=TF32, shared_bytes=STREAMED
@@ -132,9 +133,9 @@ _FOUR_LESS: _Table = [
 _ONE_MORE: _Table = [
     ("tile.cuh", "at < tiles.end ?", "tiles.end", ("resident", "row times")),
     ("tile.cuh", "n < columns ? load_global", "columns", _IN_SHARED),
-    ("network_tile.cuh", "n < width && row >= 0", "width", ("row times",)),
+    ("network_tile.cuh", "n < width && row >= 0", "width", ("row times of one network",)),
     ("network_cotangents.cuh", "n >= dim", "dim", _IN_SHARED),
-    ("network_cotangents.cuh", "n < width; n += 32", "width", ("row times",)),
+    ("network_cotangents.cuh", "n < width; n += 32", "width", ("row times of one network",)),
     ("path_kernel.cuh", "i < tiles.end ?", "tiles.end", _IN_REGISTERS),
     ("path_kernel.cuh", "d < dim; d += 32", "dim", _IN_REGISTERS),
 ]
