@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from ffrl_fast.triton_kernels.blocks import ARCHITECTURES, Plan, Tile
 from ffrl_fast.triton_kernels.engine import TritonEngine
 from ffrl_fast.triton_kernels.launch import Variant, target, variant_of
 
-WIDTHS = {Precision.IEEE: (32, 64, 128), Precision.TF32: (32, 64, 128, 256), Precision.BF16: (32, 64, 128, 256, 384)}
+WIDTHS = {Precision.IEEE: (32, 64), Precision.TF32: (32, 64, 128, 256), Precision.BF16: (32, 64, 128, 256, 384)}
 #: Widest networks served at a width: 324, the paper's, is padded to 352 columns of z and 384 units.
 _DIMS = {384: 352}
 _SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
@@ -81,30 +81,32 @@ def _fits(architecture: int, variants: list[Variant]) -> bool:
     return bool(variants)
 
 
-def _tiles(width: int, rows: int) -> Iterator[Tile]:
-    warps = (4, 8) if rows >= 32 else (4,)
-    chunks = [c for c in ((128, 64) if width > 256 else (64, 32, 128)) if c <= width and width % c == 0] or [width]
-    for stages, units, chunk, count in itertools.product((2, 1), (32, 16), chunks, warps):
+def _tiles(width: int) -> Iterator[Tile]:
+    warps = (4, 8) if width < 128 else (8,)
+    chunks = [c for c in ((128,) if width > 256 else (64, 32)) if c <= width]
+    for stages, chunk, units, count in itertools.product((2, 1), chunks, (32, 16), warps):
         yield Tile(chunk=chunk, units=units, dim=32, warps=count, stages=stages)
 
 
 def choose(architecture: int, precision: Precision, width: int) -> dict[str, Any] | None:
     """The entry of a width, or None where nothing fits."""
     transposed = precision == Precision.TF32 and architecture in (90, 100)
-    for rows in (64, 32, 16):
-        base = Plan(rows, width, _DIMS.get(width, width), transposed, True, True, *[Tile(32, 32, 32, 4, 2)] * 4)
+    for rows in (64, 32):
+        once = precision != Precision.IEEE and architecture != 100
+        tiles = [Tile(32, 32, 32, 4, 2)] * 4
+        base = Plan(rows, width, _DIMS.get(width, width), transposed, once, True, True, *tiles)
 
         def first(kernel: str, plans: Iterator[Plan]) -> Plan | None:
             fitting = (p for p in plans if _fits(architecture, _variants(architecture, precision, p)[kernel]))
             return next(fitting, None)
 
-        backward = first("backward_rows", (replace(base, backward=t) for t in _tiles(width, rows)))
+        backward = first("backward_rows", (replace(base, backward=t) for t in _tiles(width)))
         if backward is None:
             continue
         kept = (True, False)
         forward = first(
             "forward_rows",
-            (replace(backward, forward=t, a_in_registers=k) for t in _tiles(width, rows) for k in kept),
+            (replace(backward, forward=t, a_in_registers=k) for t in _tiles(width) for k in kept),
         )
         if forward is not None:
             return {
@@ -132,11 +134,15 @@ def main() -> None:
     table = json.loads(blocks._TABLE.read_text())
     for architecture, precision in itertools.product(architectures, WIDTHS):
         table[str(architecture)][precision.value]["fused"] = []
+    found: dict[tuple[int, Precision, int], dict[str, Any] | None] = {}
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for (architecture, precision, width), entry in pool.map(_task, tasks):
-            print(f"sm_{architecture} {precision.value} {width}: {entry or 'layer by layer'}", flush=True)
-            if entry is not None:
-                table[str(architecture)][precision.value]["fused"].append(entry)
+        for done in as_completed([pool.submit(_task, task) for task in tasks]):
+            task, entry = done.result()
+            found[task] = entry
+            print(f"sm_{task[0]} {task[1].value} {task[2]}: {entry or 'layer by layer'}", flush=True)
+    for (architecture, precision, _), entry in sorted(found.items()):
+        if entry is not None:
+            table[str(architecture)][precision.value]["fused"].append(entry)
     blocks._TABLE.write_text(json.dumps(table, indent=1) + "\n")
 
 

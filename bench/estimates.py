@@ -1,7 +1,7 @@
 """How far estimates of log|det(I + Δ ∇²u)| are off: ``python -m bench.estimates runs/quickstart``.
 
-On the path of held-out digits through a trained model. ``--substeps`` n: Δ = 1/n. Errors are relative in norm over all
-(digit, step) pairs: ‖estimate − exact‖ / ‖exact‖, medians over ``--draws`` draws.
+On the path of held-out sequences through a trained model. ``--substeps`` n: Δ = 1/n. Errors are relative in norm over
+all (sequence, step) pairs: ‖estimate − exact‖ / ‖exact‖, medians over ``--draws`` draws.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ LANCZOS = (2, 4, 6)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.estimates", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of ffrl train")
-    parser.add_argument("--digits", type=int, default=100)
+    parser.add_argument("--sequences", type=int, default=100)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--substeps", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--out", type=Path, default=Path("bench/results/estimates"))
     a = parser.parse_args()
 
-    from ffrl.data import TRANSFORMATIONS, render_sequences
     from ffrl.run import RunConfig, load_trained
     from ffrl_fast import hessian, integrate, laplacian, log_det, potential_field
 
     config = RunConfig.load(a.run)
-    model, _ = load_trained(a.run, config)
-    held_out = config.load_data().held_out[: a.digits]
+    data = config.load_data()
+    model, _ = load_trained(a.run, config, data.format)
     g = torch.Generator().manual_seed(0)
     table: list[dict[str, object]] = []
     with torch.no_grad():
         for substeps in a.substeps:
             step = 1 / substeps
             points, which, exact, largest = [], [], [], 0.0
-            for k in range(len(TRANSFORMATIONS)):
-                z0 = model.autoencoder.encode(render_sequences(held_out, k)[0]).mean
-                times = torch.arange(8 * substeps) * step + 1
+            for k in range(len(data.transformations)):
+                chunks = data.sequences("held_out", k, a.sequences)
+                z0 = torch.cat([model.autoencoder.encode(frames[0]).mean for frames in chunks])
+                times = torch.arange(data.num_steps * substeps) * step + 1
                 path = integrate(z0, times, model.potentials, index=k, step=step, outputs=("log_det",))
                 assert path.log_det is not None
                 points.append(path.z[:-1].flatten(0, 1))
@@ -86,7 +86,8 @@ def main() -> None:
                 table.append(row)
     heads = ("series", *(f"lanczos {m}" for m in LANCZOS))
     lines = [
-        f"`python -m bench.estimates`, {len(held_out)} held-out digits, {config.preset.time_embedding} potentials, "
+        f"`python -m bench.estimates`, {a.sequences} held-out sequences of each transformation, "
+        f"{config.preset.time_embedding} potentials, "
         f"D = {config.preset.latent_dim}",
         "",
         "| Δ | largest Δ·‖∇²u‖ | directions | second-order series | "

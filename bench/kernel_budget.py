@@ -5,30 +5,33 @@ A kernel that needs more registers or shared memory than that, that spills, that
 lost its matrix instructions fails the check, which the tests run. ``--write`` takes what is found as the new budget and
 writes the table of ``docs/gpu_kernels.md``.
 
-Needs Triton, and nvcc for the CUDA C++ kernels; no GPU.
+The CUDA C++ kernels are those of the installed module ``ffrl_fast._cuda``; Triton's are compiled. No GPU is needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench import roofline
 from bench.machine_code import Usage, occupancy, tool, usage
 
 ROOT = Path(__file__).parents[1]
 BUDGET = ROOT / "kernels" / "budget.json"
 TABLE = ROOT / "docs" / "gpu_kernels.md"
 ARCHITECTURES = (80, 90, 100, 120)
-CUDA_SOURCES = ("ieee", "tf32", "bf16")
 _CUDA_WARPS = 8
 
 
@@ -70,26 +73,29 @@ def triton_kernels(arch: int, processes: int) -> list[Kernel]:
 
     numbers = range(len(ahead_of_time.variants(arch)))
     with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(_compile_triton, [arch] * len(numbers), numbers))
+        found = list(pool.map(_compile_triton, [arch] * len(numbers), numbers))
+    # What Triton knows of integers, as that 16 divides them, tells variants apart that have one name.
+    seen: Counter[str] = Counter()
+    for i, kernel in enumerate(found):
+        seen[kernel.name] += 1
+        if seen[kernel.name] > 1:
+            found[i] = replace(kernel, name=f"{kernel.name} #{seen[kernel.name]}")
+    return found
 
 
-def _compile_cuda(arch: int, source: str) -> list[Kernel]:
+def cuda_kernels(arch: int) -> list[Kernel]:
+    """Every CUDA C++ kernel of the installed module for an architecture."""
+    spec = importlib.util.find_spec("ffrl_fast._cuda")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("this build of ffrl_fast has no CUDA kernels (nvcc was not there)")
+    found: dict[str, Usage] = {}
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        command = [tool("nvcc"), "-std=c++20", "-O3", f"-arch=sm_{arch}", "-cubin", "-o", str(cubin)]
-        done = subprocess.run([*command, str(ROOT / "kernels/cuda" / f"{source}.cu")], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"nvcc, {source}.cu for sm_{arch}: {done.stderr}")
-        found = usage(cubin)
+        subprocess.run([tool("cuobjdump"), "-xelf", f"sm_{arch}", spec.origin], cwd=folder, check=True, stdout=-3)
+        for cubin in sorted(Path(folder).glob("*.cubin")):
+            found |= usage(cubin)
     names = subprocess.run([tool("c++filt"), *found], capture_output=True, text=True, check=True).stdout.split("\n")
-    return [Kernel(f"cuda {source} {n}", _CUDA_WARPS, u) for n, u in zip(names, found.values(), strict=False)]
-
-
-def cuda_kernels(arch: int, processes: int) -> list[Kernel]:
-    """Every CUDA C++ kernel for an architecture."""
-    with ProcessPoolExecutor(processes) as pool:
-        parts = pool.map(_compile_cuda, [arch] * len(CUDA_SOURCES), CUDA_SOURCES)
-        return [kernel for part in parts for kernel in part]
+    plain = [re.sub(r"\(.*|^void ffrl::cuda::|ffrl::cuda::", "", name) for name in names]
+    return [Kernel(f"cuda {n}", _CUDA_WARPS, u) for n, u in zip(plain, found.values(), strict=False)]
 
 
 def complaints(kernel: Kernel, budget: dict[str, Any] | None) -> list[str]:
@@ -99,7 +105,7 @@ def complaints(kernel: Kernel, budget: dict[str, Any] | None) -> list[str]:
     if u.stack or u.local_accesses:
         found.append(f"spills: {u.stack} bytes of stack, {u.local_accesses} accesses to local memory")
     if budget is None:
-        return [*found, "is not in the budget"]
+        return [f"{kernel.name}: {x}" for x in (*found, "is not in the budget")]
     allowed = Usage(**budget)
     if u.registers > allowed.registers:
         found.append(f"registers: expected at most {allowed.registers}, found {u.registers}")
@@ -131,7 +137,12 @@ def _markdown(by_arch: dict[int, list[Kernel]]) -> str:
         "# The GPU kernels as compiled",
         "",
         "Written by `python -m bench.kernel_budget --write`; nothing here was executed. Registers a thread, shared",
-        "memory of a block in KiB, theoretical occupancy, matrix instructions in the machine code. No kernel spills.",
+        "memory of a block in KiB (without what a CUDA kernel is given at launch), theoretical occupancy, matrix",
+        "instructions in the machine code. No kernel spills.",
+        "",
+        "## The roofline on paper",
+        "",
+        roofline.markdown(),
     ]
     for arch, kernels in by_arch.items():
         lines += [
@@ -157,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = p.parse_args(argv)
     by_arch: dict[int, list[Kernel]] = {}
     for arch in ARCHITECTURES:
-        by_arch[arch] = triton_kernels(arch, arguments.processes) + cuda_kernels(arch, arguments.processes)
+        by_arch[arch] = triton_kernels(arch, arguments.processes) + cuda_kernels(arch)
         print(f"sm_{arch}: {len(by_arch[arch])} kernels", flush=True)
     if arguments.write:
         spilling = [x for kernels in by_arch.values() for k in kernels for x in complaints(k, k.usage.as_json())]

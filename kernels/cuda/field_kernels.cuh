@@ -34,12 +34,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     for (int moment = begin; moment < end; ++moment) {
       const bool written = moment % p.substeps == 0;
-      if (p.tangent) {
-        const Matrix x = tile.buffer(block.buffers().x());
-        load_rows(tile, x, p.tangent, p.tangent_shared ? 0 : dim, dim);
-      }
       block.evaluate(moment, p.force.theta && written, [&](const auto& net, int visit) {
         if (!p.tangent) return;
+        // Into the buffers of this visit, which are the tile's own only from its network on.
+        load_rows(tile, tile.buffer(block.buffers().x()), p.tangent, p.tangent_shared ? 0 : dim, dim);
         const bool first = visit == block.networks_per_row() - 1;
         net.hessian_product([&](int r, int n, float x) {
           if (tile.row[r] < 0 || n >= dim) return;

@@ -24,11 +24,9 @@ class Adjoint:
     """
 
     z: Tensor | None  # (B, D); of the fused kernels with gates (networks, B, D), to be summed
-    tau: Tensor | None  # (networks or 1, B or 1, H)
+    tau: Tensor | None  # (slots, Hp), or empty where all rows share one, whose sum is among ``sums``
     dtau: Tensor | None
     gates: Tensor | None  # (B, K)
-    tau_at: int  # where in ``tau`` and ``dtau`` the first network begins, and the next one's distance
-    tau_network: int
     inputs: Tensor  # (slots, Dp)
     grad_cotangent: Tensor
     s: Tensor  # (slots, Hp): a + τ; the later layers' inputs are c_1 …
@@ -48,26 +46,16 @@ def empty_adjoint(call: Call, wanted: Wanted, value_only: bool) -> Adjoint:
     # The fused kernels leave the sum over the networks to be done.
     networks = (blocks.networks,) if rows.gates is not None and plan.fused else ()
 
-    def conditioning_gradient(x: Tensor | None, want: bool) -> Tensor | None:
-        if x is None or not want:
+    def conditioning_gradient(want: bool) -> Tensor | None:
+        if not want:
             return None
-        # Networks that share one τ are summed afterwards, unless each row goes through one network only.
-        alone = rows.index is not None and x.shape[1] > 1
-        networks = x.shape[0] if alone else max(x.shape[0], blocks.networks)
-        return x.new_zeros(networks, *x.shape[1:])
+        return call.empty(slots if call.per_row_conditioning else 0, width, dtype=call.sum_type)
 
-    tau = conditioning_gradient(rows.tau, wanted.tau)
-    dtau = conditioning_gradient(rows.dtau, wanted.dtau and not value_only)
-    any_tau = tau if tau is not None else dtau
-    own = any_tau is not None and any_tau.shape[0] > 1
-    size = any_tau.shape[1] * any_tau.shape[2] if any_tau is not None and own else 0
     return Adjoint(
         z=call.empty(*networks, *rows.z.shape, dtype=call.sum_type if networks else rows.z.dtype) if wanted.z else None,
-        tau=tau,
-        dtau=dtau,
+        tau=conditioning_gradient(wanted.tau and rows.tau is not None),
+        dtau=conditioning_gradient(wanted.dtau and rows.dtau is not None and not value_only),
         gates=torch.empty_like(rows.gates) if wanted.gates and rows.gates is not None else None,
-        tau_at=call.first_network * size,
-        tau_network=size,
         inputs=call.empty(slots, plan.dim),
         grad_cotangent=call.empty(derivatives, plan.dim),
         s=call.empty(slots, width),
@@ -84,15 +72,26 @@ def empty_adjoint(call: Call, wanted: Wanted, value_only: bool) -> Adjoint:
 def conditioning_gradients(call: Call, adjoint: Adjoint) -> tuple[Tensor | None, Tensor | None]:
     """dL/dτ and dL/d(dτ/dt), each of the shape of what it belongs to."""
     rows = call.rows
-    result = []
-    for which, of, gradient in ((SUM_TAU, rows.tau, adjoint.tau), (SUM_DTAU, rows.dtau, adjoint.dtau)):
-        if gradient is not None and of is not None:
-            if of.shape[1] == 1 and not call.per_row_conditioning:
-                _sum_vectors(call, adjoint, gradient, adjoint.tau_network, adjoint.tau_at, which.value, 1)
-            if gradient.shape != of.shape:
-                gradient = gradient.sum(0, keepdim=True)
-        result.append(gradient)
-    return result[0], result[1]
+    return (
+        _conditioning_gradient(call, adjoint, rows.tau, adjoint.tau, SUM_TAU.value),
+        _conditioning_gradient(call, adjoint, rows.dtau, adjoint.dtau, SUM_DTAU.value),
+    )
+
+
+def _conditioning_gradient(
+    call: Call, adjoint: Adjoint, of: Tensor | None, slots: Tensor | None, which: int
+) -> Tensor | None:
+    if of is None or slots is None:
+        return None
+    # Networks that share one τ are summed afterwards, unless each row goes through one network only.
+    alone = call.rows.index is not None and call.per_row_conditioning
+    gradient = of.new_zeros(of.shape[0] if alone else max(of.shape[0], call.blocks.networks), *of.shape[1:])
+    at, network = call.conditioning_strides(gradient)
+    if call.per_row_conditioning:
+        call.scatter(slots, gradient, out_at=at, out_network=network)
+    else:
+        _sum_vectors(call, adjoint, gradient, network, at, which, 1)
+    return gradient if gradient.shape == of.shape else gradient.sum(0, keepdim=True)
 
 
 def parameter_gradient(call: Call, kept: Activations, adjoint: Adjoint, value_only: bool) -> Tensor:
@@ -103,13 +102,19 @@ def parameter_gradient(call: Call, kept: Activations, adjoint: Adjoint, value_on
     _sum_vectors(call, adjoint, d_theta, shape.num_parameters, first + call.at("b_in"), SUM_B_IN.value, 1)
     hidden = shape.depth * shape.width + shape.width + 1  # their biases, w_out and b_out, which follow each other
     at = first + call.at("b_hid")
-    _sum_vectors(
-        call, adjoint, d_theta, shape.num_parameters, at, SUM_B_HID.value, shape.depth + 2, limit=hidden
-    )
+    _sum_vectors(call, adjoint, d_theta, shape.num_parameters, at, SUM_B_HID.value, shape.depth + 2, limit=hidden)
     a = adjoint
     _matrix(call, d_theta, "w_in", 0, (a.d_q, a.inputs, a.g_a, a.grad_cotangent), shape.dim, value_only)
     for i in range(shape.depth):
-        _matrix(call, d_theta, "w_hid", i, (a.d_p[i], kept.c[i - 1] if i else a.s, a.h[i], a.d_v[i]), shape.width, value_only)
+        _matrix(
+            call,
+            d_theta,
+            "w_hid",
+            i,
+            (a.d_p[i], kept.c[i - 1] if i else a.s, a.h[i], a.d_v[i]),
+            shape.width,
+            value_only,
+        )
     return d_theta
 
 
@@ -149,7 +154,7 @@ def _matrix(
     shape, tile, networks = call.rows.shape, call.plan.weight, call.blocks.networks
     x, y, x_second, y_second = factors
     x_pitch, y_pitch = x.shape[1], y.shape[1]
-    tiles = -(-x_pitch // tile.chunk) * -(-y_pitch // tile.chunk)
+    tiles = -(-x_pitch // tile.dim) * -(-y_pitch // tile.chunk)
     splits = _splits(call.rows.z.shape[0], tiles * networks)
     partial = call.empty(networks, splits, x_pitch, y_pitch, dtype=call.sum_type)
     arguments = {
@@ -161,20 +166,19 @@ def _matrix(
         **call.ranges(),
         "block_rows": call.plan.rows,
         "splits": splits,
+        "has_second": int(not value_only),
         "x_pitch": x_pitch,
         "y_pitch": y_pitch,
     }
     constants = {
-        "PAIRS": 1 if value_only else 2,
-        "BLOCK_X": tile.chunk,
+        "BLOCK_X": tile.dim,
         "BLOCK_Y": tile.chunk,
         "BLOCK_INNER": tile.units,
         "PRECISION": call.precision.value,
         "SUM": TRITON_TYPE[call.sum_type],
         "STAGES": tile.stages,
     }
-    grid = (tiles, splits, networks)
-    call.launch(Launch(weight_gradient, grid, arguments, constants, tile.warps, tile.stages))
+    call.launch(Launch(weight_gradient, (tiles, splits, networks), arguments, constants, tile.warps, tile.stages))
     arguments = {
         "partial": partial,
         "d_theta": d_theta,

@@ -20,8 +20,8 @@ import triton.language as tl
 
 from .elementary import product
 from .rows import (
+    load_conditioning,
     load_row_scalars,
-    load_rows,
     load_slots,
     load_vector,
     network_of_block,
@@ -47,7 +47,11 @@ _SUM_W_OUT = tl.constexpr(4)
 _SUM_B_OUT = tl.constexpr(5)
 _SUMS = tl.constexpr(sums_per_block(1))
 
-RUNTIME = ["rows", "blocks", "first_network", "parameters", "w_out_at", "tau_at", "tau_network", "tau_per_row", "d_tau_at", "d_tau_network", "networks", "grouped", "gated", "has_tau", "has_dtau", "has_u_bar", "has_dt_bar", "has_grad_bar", "has_residual_bar", "out_tanh", "want_z", "want_tau", "want_dtau", "want_gates"]
+RUNTIME = (
+    "rows blocks first_network parameters w_out_at tau_at tau_network tau_per_row d_tau_at d_tau_network networks "
+    "grouped gated has_tau has_dtau has_u_bar has_dt_bar has_grad_bar has_residual_bar out_tanh want_z want_tau "
+    "want_dtau want_gates"
+).split()
 
 
 @triton.jit
@@ -71,7 +75,7 @@ def backward_rows(
     w_in_transposed,
     w_hid,
     w_hid_transposed,
-    tau,
+    tau,  # as in forward_rows
     dtau,
     order,
     block_network,
@@ -84,7 +88,7 @@ def backward_rows(
     v_kept,
     value_kept,  # (slots,)
     d_z,  # (B, dim)
-    d_tau,  # where each row has its own: (K, B, width)
+    d_tau,  # (slots, WIDTH), where each row has its own
     d_dtau,
     d_gates,  # (B, K)
     grad_cotangent,  # (slots, DIM): ḡ with the residual's share in it
@@ -106,8 +110,6 @@ def backward_rows(
     tau_at,
     tau_network,
     tau_per_row,
-    d_tau_at,
-    d_tau_network,
     networks,
     grouped,
     gated,
@@ -129,6 +131,7 @@ def backward_rows(
     BLOCK_UNITS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     TRANSPOSED: tl.constexpr,
+    READ_ONCE: tl.constexpr,
     VALUE_ONLY: tl.constexpr,
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -145,16 +148,10 @@ def backward_rows(
     in_transposed_k = w_in_transposed + network * (WIDTH * DIM)
     hid_k = w_hid + network * (WIDTH * WIDTH)
     hid_transposed_k = w_hid_transposed + network * (WIDTH * WIDTH)
-    tau_k = tau + tau_at + network * tau_network
-    dtau_k = dtau + tau_at + network * tau_network
-    d_tau_k = d_tau + d_tau_at + network * d_tau_network
-    d_dtau_k = d_dtau + d_tau_at + network * d_tau_network
-    tau_row = tau_per_row * width
+    at_tau = tau_at + network * tau_network
     block_sums = sums + block.to(tl.int64) * (_SUMS * WIDTH)
 
-    bar_u, bar_t, _ = folded_cotangents(
-        row, u_bar, dt_bar, residual_bar, has_u_bar, has_dt_bar, has_residual_bar, SUM
-    )
+    bar_u, bar_t, _ = folded_cotangents(row, u_bar, dt_bar, residual_bar, has_u_bar, has_dt_bar, has_residual_bar, SUM)
     value = tl.load(value_kept + slot + tl.arange(0, BLOCK_ROWS)).to(SUM)
     slope = tl.where(out_tanh != 0, 1.0 - value * value, 1.0)
     gate = load_row_scalars(gates + network, row, gated, networks, SUM)
@@ -179,12 +176,16 @@ def backward_rows(
     for j in tl.static_range(CHUNKS):
         d_s = d_s + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
         a = load_slots(a_kept, slot, WIDTH, j * CHUNK, BLOCK_ROWS, CHUNK, SUM)
-        s_j = a + load_rows(tau_k, row, tau_row, j * CHUNK, width, has_tau, CHUNK, SUM)
+        s_j = a + load_conditioning(
+            tau, slot, at_tau, tau_per_row, WIDTH, j * CHUNK, width, has_tau, BLOCK_ROWS, CHUNK, SUM
+        )
         store_slots(s, slot, WIDTH, j * CHUNK, s_j, BLOCK_ROWS, CHUNK)
         if not VALUE_ONLY:
             v = load_slots(v_kept, slot, WIDTH, j * CHUNK, BLOCK_ROWS, CHUNK, SUM)
             a1 = 1.0 - a * a
-            rate = load_rows(dtau_k, row, tau_row, j * CHUNK, width, has_dtau, CHUNK, SUM)
+            rate = load_conditioning(
+                dtau, slot, at_tau, tau_per_row, WIDTH, j * CHUNK, width, has_dtau, BLOCK_ROWS, CHUNK, SUM
+            )
             d_gs = d_ga[j] * a1 + bar_t[:, None] * rate
             d_slope += tl.sum(d_gs * v, 1)
             g_s = gated_slope[:, None] * v
@@ -196,14 +197,18 @@ def backward_rows(
             if want_dtau != 0:
                 d_rate = bar_t[:, None] * g_s
                 if tau_per_row != 0:
-                    store_rows(d_dtau_k, row, width, j * CHUNK, width, d_rate, 1, CHUNK)
+                    store_slots(d_dtau, slot, WIDTH, j * CHUNK, d_rate, BLOCK_ROWS, CHUNK)
                 else:
                     store_sum(block_sums, SUM_DTAU, j * CHUNK, d_rate, WIDTH, CHUNK)
 
     d_out = gate * (bar_u + tl.where(out_tanh != 0, -2.0 * value * d_slope, 0.0)) * slope
     tl.store(block_sums + _SUM_B_OUT * WIDTH, tl.sum(d_out, 0))
     if want_gates != 0:
-        tl.store(d_gates + row * networks + network, (bar_u * value + slope * d_slope).to(d_gates.dtype.element_ty), mask=row >= 0)
+        tl.store(
+            d_gates + row * networks + network,
+            (bar_u * value + slope * d_slope).to(d_gates.dtype.element_ty),
+            mask=row >= 0,
+        )
 
     for n in tl.range(0, WIDTH, BLOCK_UNITS, num_stages=STAGES):
         c = load_slots(c_kept, slot, WIDTH, n, BLOCK_ROWS, BLOCK_UNITS, SUM)
@@ -228,7 +233,18 @@ def backward_rows(
         store_slots(d_p, slot, WIDTH, n, d_p_n, BLOCK_ROWS, BLOCK_UNITS)
         next_d_s = ()
         for j in tl.static_range(CHUNKS):
-            w = once_more(hidden[j], hid_transposed_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
+            w = once_more(
+                hidden[j],
+                hid_k,
+                hid_transposed_k,
+                n,
+                j * CHUNK,
+                WIDTH,
+                BLOCK_UNITS,
+                CHUNK,
+                TRANSPOSED,
+                READ_ONCE,
+            )
             next_d_s = next_d_s + (product(d_p_n, w, d_s[j], PRECISION),)
         d_s = next_d_s
 
@@ -239,7 +255,7 @@ def backward_rows(
         d_a_j = d_s[j]
         if want_tau != 0:
             if tau_per_row != 0:
-                store_rows(d_tau_k, row, width, j * CHUNK, width, d_a_j, 1, CHUNK)
+                store_slots(d_tau, slot, WIDTH, j * CHUNK, d_a_j, BLOCK_ROWS, CHUNK)
             else:
                 store_sum(block_sums, SUM_TAU, j * CHUNK, d_a_j, WIDTH, CHUNK)
         if not VALUE_ONLY:

@@ -11,10 +11,12 @@ from torch import Tensor
 from ffrl_fast.gpu.engine import Cotangents, Forward, Precision, Rows
 
 from .blocks import Plan
-from .gather import combine, gather
+from .gather import combine, gather, scatter
 from .groups import Blocks, blocks_of
 from .launch import TRITON_TYPE, Launch, Launcher
 from .packing import TILE, pack
+
+PART = 16  # rows
 
 
 @dataclass(slots=True)
@@ -59,6 +61,11 @@ class Call:
     def operand_type(self) -> torch.dtype:
         """Of the products' operands and of what is kept."""
         return torch.bfloat16 if self.precision == Precision.BF16 else self.sum_type
+
+    @property
+    def parts(self) -> int:
+        """Of a block, in the kernels that move rows."""
+        return self.plan.rows // PART
 
     @property
     def first_network(self) -> int:
@@ -135,27 +142,55 @@ class Call:
             **{f"has_{name}": int(x is not None) for name, x in bars.items()},
         }
 
-    def gather(self, x: Tensor | None, out: Tensor, added: Tensor | None = None, factor: Tensor | None = None) -> None:
-        """out (slots, pitch) = x + factor · added for the row of each slot; x and added (B, D) or None, 0."""
-        shape, pitch = self.rows.shape, out.shape[1]
-        block = min(64, pitch & -pitch)
-        placement = self.placement()
-        for name in ("block_network", "gated"):
-            del placement[name]
+    def gather(
+        self,
+        x: Tensor | None,
+        out: Tensor,
+        added: Tensor | None = None,
+        factor: Tensor | None = None,
+        *,
+        x_at: int = 0,
+        x_network: int = 0,
+    ) -> None:
+        """out (slots, pitch) = x + factor · added for the row of each slot; x and added (B, size) or None, 0."""
+        pitch = out.shape[1]
+        block = _column_block(pitch)
         arguments = {
             "x": self.given(x),
             "added": self.given(added),
             "factor": self.given(factor),
             "out": out,
-            **placement,
-            "size": shape.dim,
-            "x_row": shape.dim if x is None else x.stride(0),
+            **self.placement(),
+            "size": self.rows.shape.dim if x is None else x.shape[-1],
+            "x_at": x_at,
+            "x_network": x_network,
+            "x_row": pitch if x is None else x.stride(-2),
             "pitch": pitch,
             "given": int(x is not None),
             "added_given": int(added is not None),
+            "parts": self.parts,
         }
-        constants = {"BLOCK_ROWS": self.blocks.size, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
-        self.launch(Launch(gather, (self.blocks.count, pitch // block), arguments, constants, 4))
+        constants = {"PART": PART, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
+        self.launch(Launch(gather, (self.blocks.count * self.parts, pitch // block), arguments, constants, 4))
+
+    def scatter(self, x: Tensor, out: Tensor, *, summed: bool = False, out_at: int = 0, out_network: int = 0) -> None:
+        """The slots of x (slots, pitch) into the rows of out (B, size); ``summed`` over the networks of a row."""
+        blocks, pitch, size = self.blocks, x.shape[1], out.shape[-1]
+        block = _column_block(pitch)
+        arguments = {
+            "x": x,
+            "out": out,
+            **self.placement(),
+            "size": size,
+            "out_at": out_at,
+            "out_network": out_network,
+            "pitch": pitch,
+            "summed": blocks.networks if summed else 1,
+            "parts": self.parts,
+        }
+        constants = {"PART": PART, "BLOCK": block, "SUM": TRITON_TYPE[self.sum_type]}
+        grid = ((blocks.per_network if summed else blocks.count) * self.parts, -(-size // block))
+        self.launch(Launch(scatter, grid, arguments, constants, 4))
 
     def combine(self, each: Forward, out: Forward, drive: Tensor | None, value_only: bool) -> None:
         """out = Σ_k g_k (u, dt, grad) of ``each`` (networks, …), and the residual of the sums."""
@@ -176,8 +211,8 @@ class Call:
             "has_drive": int(drive is not None),
             "value_only": int(value_only),
         }
-        constants = {"BLOCK_ROWS": 32, "BLOCK": 64, "SUM": TRITON_TYPE[self.sum_type]}
-        self.launch(Launch(combine, (-(-rows.z.shape[0] // 32),), arguments, constants, 4))
+        constants = {"BLOCK_ROWS": PART, "BLOCK": 32, "SUM": TRITON_TYPE[self.sum_type]}
+        self.launch(Launch(combine, (-(-rows.z.shape[0] // PART),), arguments, constants, 8))
 
     def ranges(self) -> dict[str, Any]:
         """The arguments that say which blocks a network has."""
@@ -192,20 +227,33 @@ class Call:
         return torch.empty(0, dtype=torch.int32, device=self.rows.z.device) if x is None else x
 
     def conditioning(self) -> dict[str, Any]:
-        """The arguments of τ and dτ/dt."""
+        """The arguments of τ and dτ/dt: vectors, or where each row has its own workspaces (slots, Hp)."""
         rows = self.rows
-        given = rows.tau if rows.tau is not None else rows.dtau
-        size = 0 if given is None else given.shape[1] * given.shape[2]
-        own = given is not None and given.shape[0] > 1
+        at, network = self.conditioning_strides(rows.tau if rows.tau is not None else rows.dtau)
+        tau, dtau = rows.tau, rows.dtau
+        if self.per_row_conditioning:
+            tau, dtau = (self._in_slots(x, at, network) for x in (tau, dtau))
         return {
-            "tau": self.given(rows.tau),
-            "dtau": self.given(rows.dtau),
-            "tau_at": self.first_network * size if own else 0,
-            "tau_network": size if own else 0,
+            "tau": self.given(tau),
+            "dtau": self.given(dtau),
+            "tau_at": at,
+            "tau_network": network,
             "tau_per_row": int(self.per_row_conditioning),
-            "has_tau": int(rows.tau is not None),
-            "has_dtau": int(rows.dtau is not None),
+            "has_tau": int(tau is not None),
+            "has_dtau": int(dtau is not None),
         }
+
+    def conditioning_strides(self, x: Tensor | None) -> tuple[int, int]:
+        """Where the first network's part of τ or its like begins, and how far it is to the next one's."""
+        size = 0 if x is None or x.shape[0] == 1 else x.shape[1] * x.shape[2]
+        return self.first_network * size, size
+
+    def _in_slots(self, x: Tensor | None, at: int, network: int) -> Tensor | None:
+        if x is None:
+            return None
+        out = self.empty(self.blocks.slots, self.plan.width, dtype=x.dtype)
+        self.gather(x, out, x_at=at, x_network=network)
+        return out
 
     @property
     def per_row_conditioning(self) -> bool:
@@ -259,6 +307,11 @@ class Call:
     @property
     def blocks_networks(self) -> int:
         return self.blocks.networks
+
+
+def _column_block(pitch: int) -> int:
+    """Columns a program, the same for every pitch but the narrowest."""
+    return min(64, pitch & -pitch)
 
 
 def _tensors(packed: Packed) -> tuple[Tensor, ...]:

@@ -64,7 +64,9 @@ class TritonEngine:
             if tangent is not None:
                 call = self._call(rows, precision, tangent=True)
                 aside = call.empty_outputs()._replace(hvp=out.hvp) if fill else out
-                layered.forward(call, aside, call.activations(), value_only=False, drive=None if fill else drive, tangent=tangent)
+                layered.forward(
+                    call, aside, call.activations(), value_only=False, drive=None if fill else drive, tangent=tangent
+                )
         return out
 
     def _fill(
@@ -145,6 +147,8 @@ def _no_rows(rows: Rows, wanted: Wanted) -> Gradients:
 def _check(rows: Rows, precision: Precision) -> None:
     dtype = rows.z.dtype
     if dtype == torch.float64 and not (interpreter.ACTIVE and precision == Precision.IEEE):
-        raise TypeError("z: expected float32 or bfloat16 (float64 only under Triton's interpreter in ieee), found float64")
+        raise TypeError(
+            "z: expected float32 or bfloat16 (float64 only under Triton's interpreter in ieee), found float64"
+        )
     if dtype == torch.bfloat16 and precision != Precision.BF16:
         raise ValueError(f"precision: expected bf16 for bfloat16 tensors, found {precision.value}")

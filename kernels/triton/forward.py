@@ -16,6 +16,7 @@ import triton.language as tl
 
 from .elementary import activation, product, tanh
 from .rows import (
+    load_conditioning,
     load_row_scalars,
     load_rows,
     load_slots,
@@ -27,7 +28,10 @@ from .rows import (
 )
 from .weights import once_more, times_itself, times_transpose, weight_tile
 
-RUNTIME = ["rows", "blocks", "first_network", "parameters", "b_in_at", "b_hid_at", "w_out_at", "b_out_at", "tau_at", "tau_network", "tau_per_row", "networks", "grouped", "gated", "keep", "has_tau", "has_dtau", "has_drive", "out_tanh"]
+RUNTIME = (
+    "rows blocks first_network parameters b_in_at b_hid_at w_out_at b_out_at tau_at tau_network tau_per_row "
+    "networks grouped gated keep has_tau has_dtau has_drive out_tanh"
+).split()
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -38,7 +42,7 @@ def forward_rows(
     w_in_transposed,
     w_hid,
     w_hid_transposed,
-    tau,
+    tau,  # (slots, WIDTH) where each row has its own, else vectors
     dtau,
     order,  # grouped: the row of each slot
     block_network,  # grouped: the network of each block, −1 where it has no rows
@@ -81,6 +85,7 @@ def forward_rows(
     BLOCK_DIM: tl.constexpr,
     A_IN_REGISTERS: tl.constexpr,
     TRANSPOSED: tl.constexpr,
+    READ_ONCE: tl.constexpr,
     VALUE_ONLY: tl.constexpr,
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -97,9 +102,7 @@ def forward_rows(
     in_transposed_k = w_in_transposed + network * (WIDTH * DIM)
     hid_k = w_hid + network * (WIDTH * WIDTH)
     hid_transposed_k = w_hid_transposed + network * (WIDTH * WIDTH)
-    tau_k = tau + tau_at + network * tau_network
-    dtau_k = dtau + tau_at + network * tau_network
-    tau_row = tau_per_row * width
+    at_tau = tau_at + network * tau_network
     first_out = tl.where(gated != 0, network * rows, 0)
 
     a = ()
@@ -123,7 +126,9 @@ def forward_rows(
             if keep != 0:
                 store_slots(a_kept, slot, WIDTH, j * CHUNK, a_j, BLOCK_ROWS, CHUNK)
             kept_a = kept_a + (a_j,)
-        s_j = a_j + load_rows(tau_k, row, tau_row, j * CHUNK, width, has_tau, CHUNK, SUM)
+        s_j = a_j + load_conditioning(
+            tau, slot, at_tau, tau_per_row, WIDTH, j * CHUNK, width, has_tau, BLOCK_ROWS, CHUNK, SUM
+        )
         s = s + (s_j.to(OPERAND),)
         v = v + (tl.zeros((BLOCK_ROWS, CHUNK), SUM),)
 
@@ -143,7 +148,18 @@ def forward_rows(
             h = (w_out * (1.0 - c * c)).to(OPERAND)
             next_v = ()
             for j in tl.static_range(CHUNKS):
-                w = once_more(hidden[j], hid_transposed_k, n, j * CHUNK, WIDTH, BLOCK_UNITS, CHUNK, TRANSPOSED)
+                w = once_more(
+                    hidden[j],
+                    hid_k,
+                    hid_transposed_k,
+                    n,
+                    j * CHUNK,
+                    WIDTH,
+                    BLOCK_UNITS,
+                    CHUNK,
+                    TRANSPOSED,
+                    READ_ONCE,
+                )
                 next_v = next_v + (product(h, w, v[j], PRECISION),)
             v = next_v
 
@@ -165,7 +181,10 @@ def forward_rows(
             if keep != 0:
                 store_slots(v_kept, slot, WIDTH, j * CHUNK, v[j], BLOCK_ROWS, CHUNK)
             g_s = slope[:, None] * v[j]
-            rate += tl.sum(g_s * load_rows(dtau_k, row, tau_row, j * CHUNK, width, has_dtau, CHUNK, SUM), 1)
+            d_tau = load_conditioning(
+                dtau, slot, at_tau, tau_per_row, WIDTH, j * CHUNK, width, has_dtau, BLOCK_ROWS, CHUNK, SUM
+            )
+            rate += tl.sum(g_s * d_tau, 1)
             g_a = g_a + ((g_s * (1.0 - a_j * a_j)).to(OPERAND),)
         norm = tl.zeros((BLOCK_ROWS,), SUM)
         for d in tl.range(0, DIM, BLOCK_DIM, num_stages=STAGES):

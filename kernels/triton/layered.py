@@ -12,7 +12,7 @@ from triton.language import constexpr
 from . import layers
 from .adjoint import Adjoint
 from .backward import sums_per_block
-from .call import Activations, Call
+from .call import PART, Activations, Call
 from .launch import TRITON_TYPE, Launch
 
 
@@ -28,16 +28,13 @@ class Layers:
             **{name: call.empty(0) for name in ("y", "v", "out", "out_second")},
             **{
                 name: call.empty(0, dtype=call.sum_type)
-                for name in ("added", "out_sum", "partial", "value", "d_out", "sums")
+                for name in ("added", "out_sum", "partial", "value", "d_out", "sums", "d_tau", "d_dtau")
             },
-            **{name: rows.theta for name in ("d_tau", "d_dtau")},
             **call.cotangents(Cotangents()),
             **call.gate_weights(),
             **call.placement(),
             **call.conditioning(),
-            **dict.fromkeys(
-                ["first_layer", "bias_layer", "d_tau_at", "d_tau_network", "has_added", "want_tau", "want_dtau", "vector_at"], 0
-            ),
+            **dict.fromkeys(["first_layer", "bias_layer", "has_added", "want_tau", "want_dtau", "vector_at"], 0),
             "theta": rows.theta,
             "first_network": call.first_network,
             "parameters": shape.num_parameters,
@@ -57,7 +54,7 @@ class Layers:
             **call.types(),
         }
 
-    def __call__(self, epilogue: constexpr, x: Tensor, w: Tensor, inner: int = -1, **given: Any) -> None:
+    def __call__(self, epilogue: constexpr, x: Tensor, w: Tensor, **given: Any) -> None:
         """The product x Wᵀ for ``w`` (networks, units, inner), strided over networks, and its epilogue."""
         tile, (_, pitch, x_pitch) = self._call.plan.layer, w.shape
         arguments = {
@@ -67,7 +64,7 @@ class Layers:
             "w_network": w.stride(0),
             "x_pitch": x_pitch,
             "pitch": pitch,
-            "inner": x_pitch if inner < 0 else inner,
+            "inner": x_pitch,
             "epilogue": epilogue.value,
             **given,
         }
@@ -157,7 +154,6 @@ def _finish(
     derivatives: int,
 ) -> None:
     rows, shape = call.rows, call.rows.shape
-    block = call.plan.layer.chunk
     arguments = {
         "theta": rows.theta,
         **dict(zip(("partial_out", "partial_rate", "out_gradient", "out_hvp"), parts, strict=True)),
@@ -175,6 +171,7 @@ def _finish(
         "parameters": shape.num_parameters,
         "b_out_at": call.at("b_out"),
         "column_blocks": parts[0].shape[1],
+        "parts": call.parts,
         "dim": shape.dim,
         "pitch": call.plan.dim,
         "tangent_row": 0 if tangent is None or tangent.dim() == 1 else tangent.stride(0),
@@ -184,13 +181,13 @@ def _finish(
         "derivatives": derivatives,
     }
     constants = {
-        "BLOCK_ROWS": call.plan.rows,
-        "BLOCK": block,
+        "PART": PART,
+        "BLOCK": 64,
         "PRECISION": call.precision.value,
         "SUM": TRITON_TYPE[call.sum_type],
     }
     # With gates one block takes its rows through all their networks.
-    call.launch(Launch(layers.finish, (call.blocks.per_network,), arguments, constants, 4))
+    call.launch(Launch(layers.finish, (call.blocks.per_network * call.parts,), arguments, constants, 4))
 
 
 def backward(
@@ -202,10 +199,8 @@ def backward(
     derivatives = int(not value_only)
     bars = {**call.cotangents(cotangents), "value": kept.value, "sums": adjoint.sums}
     d_tau = {
-        "d_tau": call.given(adjoint.tau),
-        "d_dtau": call.given(adjoint.dtau),
-        "d_tau_at": adjoint.tau_at,
-        "d_tau_network": adjoint.tau_network,
+        "d_tau": adjoint.sums if adjoint.tau is None else adjoint.tau,
+        "d_dtau": adjoint.sums if adjoint.dtau is None else adjoint.dtau,
     }
     slope_part = run.partial()
     d_c = call.empty(depth if derivatives else 0, slots, width, dtype=call.sum_type)  # the share of c_ℓ, ℓ < L
@@ -242,7 +237,7 @@ def backward(
         layers.LAST_COTANGENT,
         adjoint.d_v[-1] if derivatives else adjoint.d_p[-1],
         packed.w_hid[:, -1],
-        inner=-1 if derivatives else 0,
+        inner=width if derivatives else 0,
         y=kept.c[-1],
         out=adjoint.d_p[-1],
         out_second=adjoint.h[-1],
@@ -271,7 +266,7 @@ def backward(
     if adjoint.z is not None:
         d_z = call.empty(slots, dim, dtype=call.sum_type)
         run(layers.PLAIN, adjoint.d_q, packed.w_in_transposed, out_sum=d_z)
-        _scatter(call, d_z, adjoint.z)
+        call.scatter(d_z, adjoint.z, summed=call.rows.gates is not None)
 
 
 def _output(
@@ -295,22 +290,3 @@ def _output(
     }
     constants = {"BLOCK_ROWS": call.plan.rows, "SUM": TRITON_TYPE[call.sum_type]}
     call.launch(Launch(layers.output_cotangent, (call.blocks.count,), arguments, constants, 4))
-
-
-def _scatter(call: Call, x: Tensor, out: Tensor) -> None:
-    """Slots to rows; with gates the networks of a row are summed."""
-    placement = call.placement()
-    gated = placement.pop("gated")
-    del placement["block_network"]
-    block = call.plan.layer.chunk
-    arguments = {
-        "x": x,
-        "out": out,
-        **placement,
-        "networks": call.blocks.networks if gated else 1,
-        "dim": call.rows.shape.dim,
-        "pitch": x.shape[1],
-    }
-    constants = {"BLOCK_ROWS": call.plan.rows, "BLOCK": block, "SUM": TRITON_TYPE[call.sum_type]}
-    grid = (call.blocks.per_network, -(-call.rows.shape.dim // block))
-    call.launch(Launch(layers.scatter, grid, arguments, constants, 4))

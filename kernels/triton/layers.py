@@ -14,6 +14,7 @@ import triton.language as tl
 from .backward import SUM_B_HID, SUM_B_IN, SUM_DTAU, SUM_TAU, folded_cotangents
 from .elementary import activation, product, tanh
 from .rows import (
+    load_conditioning,
     load_row_scalars,
     load_rows,
     load_slots,
@@ -39,7 +40,11 @@ REVERSE_COTANGENT = tl.constexpr(9)
 LAST_COTANGENT = tl.constexpr(10)
 LAYER_COTANGENT = tl.constexpr(11)
 
-RUNTIME = ["epilogue", "first_layer", "rows", "blocks", "grouped", "gated", "first_network", "parameters", "vector_at", "inner", "w_network", "tau_at", "tau_network", "tau_per_row", "d_tau_at", "d_tau_network", "has_tau", "has_dtau", "out_tanh", "want_tau", "want_dtau", "networks", "has_dt_bar", "has_residual_bar", "has_u_bar", "has_added", "column_blocks", "per_block", "bias_layer", "w_out_sum", "derivatives"]
+RUNTIME = (
+    "epilogue first_layer rows blocks grouped gated first_network parameters vector_at inner w_network tau_at "
+    "tau_network tau_per_row has_tau has_dtau out_tanh want_tau want_dtau networks has_dt_bar has_residual_bar "
+    "has_u_bar has_added column_blocks per_block bias_layer w_out_sum derivatives"
+).split()
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -89,8 +94,6 @@ def layer(
     tau_at,
     tau_network,
     tau_per_row,
-    d_tau_at,
-    d_tau_network,
     networks,
     has_tau,
     has_dtau,
@@ -127,8 +130,6 @@ def layer(
     i_slot = slot + tl.arange(0, BLOCK_ROWS)
     at_partial = partial + i_slot * column_blocks + column_block
     at_tau = tau_at + network * tau_network
-    at_d_tau = d_tau_at + network * d_tau_network
-    tau_row = tau_per_row * width
     at_sums = sums + block.to(tl.int64) * per_block * pitch + n
     column = tl.arange(0, BLOCK_UNITS)
 
@@ -136,7 +137,9 @@ def layer(
         # out = a = tanh(p + b), out_second = s = a + τ
         a = tanh(p + load_vector(weights + vector_at, n, width, BLOCK_UNITS, SUM), PRECISION)
         store_slots(out, slot, pitch, n, a, BLOCK_ROWS, BLOCK_UNITS)
-        s = a + load_rows(tau + at_tau, row, tau_row, n, width, has_tau, BLOCK_UNITS, SUM)
+        s = a + load_conditioning(
+            tau, slot, at_tau, tau_per_row, pitch, n, width, has_tau, BLOCK_ROWS, BLOCK_UNITS, SUM
+        )
         store_slots(out_second, slot, pitch, n, s, BLOCK_ROWS, BLOCK_UNITS)
     elif epilogue == HIDDEN:
         # out = c = tanh(p + b)
@@ -156,7 +159,9 @@ def layer(
         store_slots(out, slot, pitch, n, p, BLOCK_ROWS, BLOCK_UNITS)
         store_slots(out_second, slot, pitch, n, p * (1.0 - y_tile * y_tile), BLOCK_ROWS, BLOCK_UNITS)
         if first_layer != 0:
-            rate = load_rows(dtau + at_tau, row, tau_row, n, width, has_dtau, BLOCK_UNITS, SUM)
+            rate = load_conditioning(
+                dtau, slot, at_tau, tau_per_row, pitch, n, width, has_dtau, BLOCK_ROWS, BLOCK_UNITS, SUM
+            )
             tl.store(at_partial, tl.sum(p * rate, 1))
     elif epilogue == PLAIN:
         # out_sum = p
@@ -187,7 +192,9 @@ def layer(
         gate = load_row_scalars(gates + network, row, gated, networks, SUM)
         slope = tl.where(gated != 0, gate, 1.0) * tl.where(out_tanh != 0, 1.0 - phi * phi, 1.0)
         _, bar_t, _ = folded_cotangents(row, u_bar, dt_bar, residual_bar, has_u_bar, has_dt_bar, has_residual_bar, SUM)
-        rate = load_rows(dtau + at_tau, row, tau_row, n, width, has_dtau, BLOCK_UNITS, SUM)
+        rate = load_conditioning(
+            dtau, slot, at_tau, tau_per_row, pitch, n, width, has_dtau, BLOCK_ROWS, BLOCK_UNITS, SUM
+        )
         d_gs = p * (1.0 - a * a) + bar_t[:, None] * rate
         g_s = slope[:, None] * v_tile
         store_slots(out, slot, pitch, n, slope[:, None] * d_gs, BLOCK_ROWS, BLOCK_UNITS)
@@ -197,7 +204,7 @@ def layer(
         if want_dtau != 0:
             d_rate = bar_t[:, None] * g_s
             if tau_per_row != 0:
-                store_rows(d_dtau + at_d_tau, row, width, n, width, d_rate, 1, BLOCK_UNITS)
+                store_slots(d_dtau, slot, pitch, n, d_rate, BLOCK_ROWS, BLOCK_UNITS)
             else:
                 tl.store(at_sums + SUM_DTAU * pitch + column, tl.sum(d_rate, 0))
     elif epilogue == REVERSE_COTANGENT:
@@ -230,18 +237,23 @@ def layer(
         d_p = d_y * (1.0 - y_tile * y_tile)
         store_slots(out, slot, pitch, n, d_p, BLOCK_ROWS, BLOCK_UNITS)
         if first_layer != 0:
-            s = y_tile + load_rows(tau + at_tau, row, tau_row, n, width, has_tau, BLOCK_UNITS, SUM)
+            s = y_tile + load_conditioning(
+                tau, slot, at_tau, tau_per_row, pitch, n, width, has_tau, BLOCK_ROWS, BLOCK_UNITS, SUM
+            )
             store_slots(out_second, slot, pitch, n, s, BLOCK_ROWS, BLOCK_UNITS)
         bias = tl.where(first_layer != 0, SUM_B_IN, SUM_B_HID + bias_layer)
         tl.store(at_sums + bias * pitch + column, tl.sum(d_p, 0))
         if want_tau != 0:
             if tau_per_row != 0:
-                store_rows(d_tau + at_d_tau, row, width, n, width, p, 1, BLOCK_UNITS)
+                store_slots(d_tau, slot, pitch, n, p, BLOCK_ROWS, BLOCK_UNITS)
             else:
                 tl.store(at_sums + SUM_TAU * pitch + column, tl.sum(p, 0))
 
 
-OUTPUT_RUNTIME = ["rows", "blocks", "networks", "gated", "grouped", "per_block", "b_out_sum", "column_blocks", "has_u_bar", "has_dt_bar", "has_residual_bar", "out_tanh", "want_gates", "derivatives"]
+OUTPUT_RUNTIME = (
+    "rows blocks networks gated grouped per_block b_out_sum column_blocks has_u_bar has_dt_bar has_residual_bar "
+    "out_tanh want_gates derivatives"
+).split()
 
 
 @triton.jit(do_not_specialize=OUTPUT_RUNTIME)
@@ -293,10 +305,15 @@ def output_cotangent(
     tl.store(d_out + slot, d_o)
     tl.store(sums + (block.to(tl.int64) * per_block + b_out_sum) * pitch, tl.sum(d_o, 0))
     d_gate = bar_u * phi + slope * d_slope
-    tl.store(d_gates + row * networks + network, d_gate.to(d_gates.dtype.element_ty), mask=(row >= 0) & (want_gates != 0))
+    tl.store(
+        d_gates + row * networks + network, d_gate.to(d_gates.dtype.element_ty), mask=(row >= 0) & (want_gates != 0)
+    )
 
 
-FINISH_RUNTIME = ["rows", "blocks", "networks", "gated", "grouped", "first_network", "parameters", "b_out_at", "column_blocks", "has_tangent", "tangent_row", "has_drive", "out_tanh", "derivatives"]
+FINISH_RUNTIME = (
+    "rows blocks networks gated grouped first_network parameters b_out_at column_blocks parts has_tangent "
+    "tangent_row has_drive out_tanh derivatives"
+).split()
 
 
 @triton.jit(do_not_specialize=FINISH_RUNTIME)
@@ -326,6 +343,7 @@ def finish(
     parameters,
     b_out_at,
     column_blocks,
+    parts,
     dim,
     pitch,
     tangent_row,
@@ -333,26 +351,26 @@ def finish(
     has_drive,
     out_tanh,
     derivatives,
-    BLOCK_ROWS: tl.constexpr,
+    PART: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """From o and its derivatives to those of u = φ(o), summed over the networks of a row; grid (blocks,)."""
-    block = tl.program_id(0)
-    own = network_of_block(block, block_network, blocks, grouped, 0)
-    row = rows_of_block(block, order, rows, grouped, BLOCK_ROWS)
+    """From o and its derivatives to those of u = φ(o), summed over a row's networks; grid (parts of one network,)."""
+    part = tl.program_id(0)
+    own = network_of_block(part // parts, block_network, blocks, grouped, 0)
+    row = rows_of_block(part, order, rows, grouped, PART)
     valid = row >= 0
     count = tl.where(gated != 0, networks, 1)
     zero = tl.full((), 0, tl.int64)
-    u_sum = tl.zeros((BLOCK_ROWS,), SUM)
-    rate_sum = tl.zeros((BLOCK_ROWS,), SUM)
-    norm = tl.zeros((BLOCK_ROWS,), SUM)
+    u_sum = tl.zeros((PART,), SUM)
+    rate_sum = tl.zeros((PART,), SUM)
+    norm = tl.zeros((PART,), SUM)
     for k in range(count):
-        first = (zero + k * blocks + block) * BLOCK_ROWS
-        slot = first + tl.arange(0, BLOCK_ROWS)
-        out = tl.zeros((BLOCK_ROWS,), SUM)
-        rate = tl.zeros((BLOCK_ROWS,), SUM)
+        first = (zero + k * blocks * parts + part) * PART
+        slot = first + tl.arange(0, PART)
+        out = tl.zeros((PART,), SUM)
+        rate = tl.zeros((PART,), SUM)
         for i in range(column_blocks):
             out += tl.load(partial_out + slot * column_blocks + i)
             if derivatives != 0:
@@ -364,22 +382,22 @@ def finish(
         gate = tl.where(gated != 0, gate, 1.0)
         u_sum += gate * phi
         rate_sum += gate * slope * rate
-        along = tl.zeros((BLOCK_ROWS,), SUM)
+        along = tl.zeros((PART,), SUM)
         if has_tangent != 0:
             for d in range(0, dim, BLOCK):
                 x = load_rows(tangent, row, tangent_row, d, dim, 1, BLOCK, SUM)
-                along += tl.sum(x * load_slots(out_gradient, first, pitch, d, BLOCK_ROWS, BLOCK, SUM), 1)
+                along += tl.sum(x * load_slots(out_gradient, first, pitch, d, PART, BLOCK, SUM), 1)
         along *= tl.where(out_tanh != 0, -2.0 * phi * slope, 0.0)
         if derivatives != 0:
-            norm = tl.zeros((BLOCK_ROWS,), SUM)
+            norm = tl.zeros((PART,), SUM)
             for d in range(0, dim, BLOCK):
-                g_o = load_slots(out_gradient, first, pitch, d, BLOCK_ROWS, BLOCK, SUM)
+                g_o = load_slots(out_gradient, first, pitch, d, PART, BLOCK, SUM)
                 g = (gate * slope)[:, None] * g_o
                 g += load_rows(grad, row, dim, d, dim, k > 0, BLOCK, SUM)
                 store_rows(grad, row, dim, d, dim, g, 1, BLOCK)
                 norm += tl.sum(g * g, 1)
                 if has_tangent != 0:
-                    h_o = load_slots(out_hvp, first, pitch, d, BLOCK_ROWS, BLOCK, SUM)
+                    h_o = load_slots(out_hvp, first, pitch, d, PART, BLOCK, SUM)
                     h = gate[:, None] * (slope[:, None] * h_o + along[:, None] * g_o)
                     h += load_rows(hvp, row, dim, d, dim, k > 0, BLOCK, SUM)
                     store_rows(hvp, row, dim, d, dim, h, 1, BLOCK)
@@ -388,29 +406,3 @@ def finish(
     tl.store(dt + row, rate_sum.to(dt.dtype.element_ty), mask=valid & (derivatives != 0))
     driven = rate_sum + 0.5 * norm + load_row_scalars(drive, row, has_drive, 1, SUM)
     tl.store(residual + row, driven.to(residual.dtype.element_ty), mask=valid & (has_drive != 0))
-
-
-@triton.jit(do_not_specialize=["rows", "blocks", "grouped", "networks"])
-def scatter(
-    x,  # (slots, pitch)
-    out,  # (B, dim)
-    order,
-    rows,
-    blocks,
-    grouped,
-    networks,
-    dim,
-    pitch,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SUM: tl.constexpr,
-):
-    """Slots to their rows, summed over the networks that a row goes through; grid (blocks, ⌈dim/BLOCK⌉)."""
-    block = tl.program_id(0)
-    d = tl.program_id(1) * BLOCK
-    row = rows_of_block(block, order, rows, grouped, BLOCK_ROWS)
-    total = tl.zeros((BLOCK_ROWS, BLOCK), SUM)
-    for k in range(networks):
-        first = (tl.full((), 0, tl.int64) + k * blocks + block) * BLOCK_ROWS
-        total += load_slots(x, first, pitch, d, BLOCK_ROWS, BLOCK, SUM)
-    store_rows(out, row, dim, d, dim, total, 1, BLOCK)

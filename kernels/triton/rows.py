@@ -67,6 +67,28 @@ def store_slots(x, first_slot, pitch, first, value, ROWS: tl.constexpr, BLOCK: t
 
 
 @triton.jit
+def load_conditioning(
+    x,
+    first_slot,
+    network_at,
+    per_row,
+    pitch,
+    first,
+    size,
+    given,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TYPE: tl.constexpr,
+):
+    """Columns of τ or dτ/dt for a block's slots: of a workspace (slots, pitch) where each row has its own, else of the
+    network's vector at ``network_at``; 0 where ``given`` is 0."""
+    at = x + tl.where(per_row != 0, first_slot * pitch, network_at) + first
+    column = tl.arange(0, BLOCK)[None, :]
+    mask = (first + column < size) & (given != 0)
+    return tl.load(at + tl.arange(0, ROWS)[:, None] * (per_row * pitch) + column, mask=mask, other=0.0).to(TYPE)
+
+
+@triton.jit
 def load_vector(x, first, size, BLOCK: tl.constexpr, TYPE: tl.constexpr):
     """x[first … first + BLOCK] as a row (1, BLOCK); 0 from ``size`` on."""
     column = first + tl.arange(0, BLOCK)

@@ -33,12 +33,11 @@ def vector_gradient(
     if grouped != 0:
         begin = tl.load(starts + k)
         end = tl.load(starts + k + 1)
-    inside = (column < size)[None, :]
+    inside = (column < size) & (i * size + column < limit)
     total = tl.zeros((BLOCK_SUMMED, BLOCK), SUM)
     for b in range(begin, end, BLOCK_SUMMED):
         block = (b + tl.arange(0, BLOCK_SUMMED))[:, None]
         at_block = (block.to(tl.int64) * per_block + first_sum + i) * pitch + column[None, :]
-        total += tl.load(sums + at_block, mask=inside & (block < end), other=0.0)
+        total += tl.load(sums + at_block, mask=inside[None, :] & (block < end), other=0.0)
     target = out + k.to(tl.int64) * out_network + at + i * size
-    mask = (column < size) & (i * size + column < limit)
-    tl.store(target + column, tl.sum(total, 0).to(out.dtype.element_ty), mask=mask)
+    tl.store(target + column, tl.sum(total, 0).to(out.dtype.element_ty), mask=inside)

@@ -13,7 +13,7 @@ import triton.language as tl
 from .elementary import product
 
 
-@triton.jit(do_not_specialize=["blocks", "block_rows", "splits", "grouped"])
+@triton.jit(do_not_specialize=["blocks", "block_rows", "splits", "grouped", "has_second"])
 def weight_gradient(
     x,  # (slots, x_pitch): d_p, d_q
     y,  # (slots, y_pitch): s, z
@@ -25,9 +25,9 @@ def weight_gradient(
     block_rows,  # a multiple of BLOCK_INNER
     splits,
     grouped,
+    has_second,
     x_pitch,
     y_pitch,
-    PAIRS: tl.constexpr,
     BLOCK_X: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_INNER: tl.constexpr,
@@ -55,10 +55,10 @@ def weight_gradient(
     inside_x = (column_x < x_pitch)[None, :]
     inside_y = (column_y < y_pitch)[None, :]
     total = tl.zeros((BLOCK_X, BLOCK_Y), SUM)
-    for pair in tl.static_range(PAIRS):
+    for pair in tl.static_range(2):
         x_p = x if pair == 0 else x_second
         y_p = y if pair == 0 else y_second
-        for i in tl.range(0, count, BLOCK_INNER, num_stages=STAGES):
+        for i in tl.range(0, count if pair == 0 else count * has_second, BLOCK_INNER, num_stages=STAGES):
             slot = (first + i + tl.arange(0, BLOCK_INNER))[:, None]
             x_tile = tl.load(x_p + slot * x_pitch + column_x[None, :], mask=inside_x, other=0.0)
             y_tile = tl.load(y_p + slot * y_pitch + column_y[None, :], mask=inside_y, other=0.0)

@@ -32,12 +32,27 @@ def times_itself(
 
 
 @triton.jit
-def once_more(tile, w_transposed, unit, inner, pitch, UNITS: tl.constexpr, INNER: tl.constexpr, TRANSPOSED: tl.constexpr):
+def once_more(
+    tile,
+    w,
+    w_transposed,
+    unit,
+    inner,
+    pitch,
+    UNITS: tl.constexpr,
+    INNER: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    READ_ONCE: tl.constexpr,
+):
     """A tile that already served a product by its transpose, now as W itself: the same registers or shared memory.
 
-    Where TRANSPOSED, W is read a second time, from Wᵀ: wgmma takes tf32 operands along their inner index only.
+    Where TRANSPOSED, W is read a second time, from Wᵀ: wgmma takes tf32 operands along their inner index only. Without
+    READ_ONCE it is read a second time as it is: the fused multiply-adds of "ieee" hold operands in registers, and they
+    are short of, and Triton does not compile a tile of both uses for sm_100.
     """
     if TRANSPOSED:
         return tl.trans(weight_tile(w_transposed, inner, unit, pitch, INNER, UNITS))
-    else:
+    elif READ_ONCE:
         return tile
+    else:
+        return weight_tile(w, unit, inner, pitch, UNITS, INNER)

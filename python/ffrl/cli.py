@@ -1,7 +1,7 @@
-"""The command line: ffrl train, ffrl evaluate, ffrl traverse."""
+"""The command line: ffrl train, ffrl evaluate, ffrl traverse, ffrl report."""
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +9,15 @@ import torch
 import typer
 from rich.console import Console
 
-from ffrl import density
-from ffrl.data import TRANSFORMATIONS, Digits, load_digits
+from ffrl.data import DATASETS, Dataset, find_dataset
 from ffrl.errors import UserError
-from ffrl.evaluation import as_json, as_table, equivariance_errors, mean_ratio
 from ffrl.files import write_json
 from ffrl.matching import match
-from ffrl.metrics import clustering
+from ffrl.measurement import Request, measure, summarise_runs, write_measurement
+from ffrl.metrics.summary import as_json, as_table
 from ffrl.presets import PRESETS, find_preset
-from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained
+from ffrl.report import write_report
+from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
 from ffrl.training.processes import connect
@@ -45,9 +45,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/latest"),
     preset: Annotated[str | None, typer.Option(help=f"{' or '.join(PRESETS)}. Default: quickstart.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="digits (5,000 MNIST digits, no download) or mnist. Default: digits.")
+        str | None,
+        typer.Option(help=f"{', '.join(DATASETS)}. Default: digits (5,000 MNIST digits, no download)."),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the four MNIST IDX files, for --data mnist.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, if it has any.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Budget in iterations. Default: the preset's.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training instead.")] = None,
     seed: Annotated[
@@ -79,7 +80,7 @@ def train(
         if given:
             raise UserError(f"--resume: expected no {', '.join(given)}: a resumed run keeps its settings")
         config = RunConfig.load(out)
-        digits = config.load_data()
+        loaded = config.load_data()
         fabric = connect(device, config.precision)
         if fabric.world_size != config.processes:
             raise UserError(
@@ -91,7 +92,7 @@ def train(
         fabric.barrier()
         if (out / CONFIG_NAME).exists() or has_checkpoint(out):
             raise UserError(f"--out {out}: expected a new folder, found a run; use --resume or another folder")
-        config, digits = _new_run(preset, data, root, iterations, minutes, seed, set_ or [])
+        config, loaded = _new_run(preset, data, root, iterations, minutes, seed, set_ or [])
         config = replace(
             config, accumulate=accumulate or 1, processes=fabric.world_size, precision=precision or "32-true"
         )
@@ -99,7 +100,7 @@ def train(
         if fabric.is_global_zero:
             config.save(out)
     trainer = Trainer(
-        config.preset, config.budget, digits.train, out, config.seed, fabric, config.accumulate, checkpoint_every
+        config.preset, config.budget, loaded, out, config.seed, fabric, config.accumulate, checkpoint_every
     )
     start = f", from iteration {trainer.iteration}" if trainer.iteration else ""
     several = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
@@ -108,7 +109,7 @@ def train(
         if fabric.is_global_zero:
             typer.echo(text)
 
-    say(f"{out}: {len(digits.train)} digits, {config.budget.describe()}, seed {config.seed}{several}{start}")
+    say(f"{out}: {loaded.describe()}, {config.budget.describe()}, seed {config.seed}{several}{start}")
     trainer.train(Console(), tensorboard=tensorboard)
     if not trainer.finished:
         say(f"interrupted at iteration {trainer.iteration}; go on with: ffrl train --resume --out {out}")
@@ -118,57 +119,74 @@ def train(
 
 @app.command()
 def evaluate(
-    run: RunArgument,
-    digits: Annotated[int | None, typer.Option(min=1, help="How many held-out digits. Default: all.")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that ffrl train wrote.")],
+    sequences: Annotated[
+        int, typer.Option(min=1, help="At most so many held-out sequences of each transformation.")
+    ] = 1_000,
+    samples: Annotated[
+        str, typer.Option(metavar="S,S,…", help="Numbers of importance samples of the log-likelihood's bound.")
+    ] = "1,8,64,512",
+    bound_sequences: Annotated[
+        int, typer.Option(min=1, help="Held-out sequences of each transformation for the bound.")
+    ] = 4,
+    disentanglement: Annotated[
+        bool, typer.Option("--disentanglement", help="DCI, MIG, SAP and FactorVAE score, for images by factors.")
+    ] = False,
+    summary: Annotated[
+        Path | None, typer.Option(help="File for the summary of several runs. Default: summary.json beside the first.")
+    ] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Print the equivariance error on held-out digits beside its references and how the flow stretches volumes.
+    """Measure runs on held-out sequences: equivariance errors beside their references, volumes, residuals, likelihoods.
 
-    Writes evaluation.json.
+    Writes evaluation.json into each; of several runs, which may differ in their seeds alone, also means and spreads.
     """
     _use_threads(threads)
-    config = RunConfig.load(run)
-    model, iteration = load_trained(run, config)
-    data = config.load_data()
-    held_out = data.held_out[:digits]
-    matching = match(model, data.train, held_out)
-    errors = equivariance_errors(model, held_out, matching.potentials)
-    title = f"L1 error of t = 1…8, summed, on {len(held_out)} held-out digits (iteration {iteration})"
+    if len(runs) == 1 and summary is not None:
+        raise UserError("--summary: expected several runs, found one")
+    request = Request(sequences, _numbers("--samples", samples), bound_sequences, disentanglement)
     console = Console()
-    console.print(as_table(errors, title, encoder_saw_states=config.preset.random_start > 0))
-    changes = density.volume_changes(model, held_out, matching.potentials)
-    console.print(density.as_table(changes))
-    if matching.inferred is not None:
-        console.print(clustering.as_table(matching.inferred, TRANSFORMATIONS))
-    result = {
-        "equivariance_error": as_json(errors),
-        "mean_ratio": mean_ratio(errors),
-        "volume_change": density.as_json(changes),
-        "potentials": matching.potentials,
-        "inferred_k": None if matching.inferred is None else asdict(matching.inferred),
-        "held_out_digits": len(held_out),
-        "iteration": iteration,
-        **config.provenance(),
-    }
-    write_json(run / "evaluation.json", result)
-    typer.echo(f"wrote {run / 'evaluation.json'}")
+    reports = []
+    for run in runs:
+        report = measure(run, request)
+        for table in report.tables():
+            console.print(table)
+        typer.echo(f"wrote {write_measurement(run, report)}")
+        reports.append(report)
+    if len(runs) > 1:
+        found = summarise_runs(reports)
+        console.print(as_table(found, f"{len(runs)} runs on {reports[0].data.name}"))
+        path = runs[0].parent / "summary.json" if summary is None else summary
+        write_json(path, {**as_json(found), "runs": [str(run) for run in runs]})
+        typer.echo(f"wrote {path}")
 
 
 @app.command()
 def traverse(
     run: RunArgument,
-    digits: Annotated[int, typer.Option(min=1, max=100, help="How many held-out digits to draw.")] = 8,
+    sequences: Annotated[
+        int, typer.Option(min=1, max=100, help="How many held-out sequences of each transformation to draw.")
+    ] = 8,
     threads: ThreadsOption = None,
 ) -> None:
-    """Draw each flow on held-out digits: a strip (PNG) and an animation (GIF), the truth above the flow."""
+    """Draw each flow on held-out sequences: a strip (PNG) and an animation (GIF), the truth above the flow."""
     _use_threads(threads)
     config = RunConfig.load(run)
-    model, _ = load_trained(run, config)
     data = config.load_data()
-    held_out = data.held_out[:digits]
-    potentials = match(model, data.train, held_out).potentials
-    for path in draw_traversals(model, held_out, run / "traversal", potentials):
+    model, _ = load_trained(run, config, data.format)
+    potentials = match(model, data, sequences).potentials
+    for path in draw_traversals(model, data, sequences, run / "traversal", potentials):
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that ffrl train wrote.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page about runs: settings, curves, measures, pictures. It needs no network and no other file."""
+    size = write_report(runs, out)
+    typer.echo(f"wrote {out} ({size / 1e6:.1f} MB)")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -191,24 +209,34 @@ def _new_run(
     minutes: float | None,
     seed: int | None,
     changes: list[str],
-) -> tuple[RunConfig, Digits]:
+) -> tuple[RunConfig, Dataset]:
     chosen = find_preset(preset or "quickstart").override(changes)
     if iterations is not None and minutes is not None:
         raise UserError("--iterations and --minutes: expected one of the two, found both")
     if iterations is None and minutes is None:
         iterations = chosen.iterations
+    budget = Budget(iterations, minutes)
     data = data or "digits"
-    digits = load_digits(data, root)
+    loaded = find_dataset(data, root)
+    chosen.require_fit(loaded)
     config = RunConfig(
         preset=chosen,
-        budget=Budget(iterations, minutes),
+        budget=budget,
         seed=seed or 0,
         data=data,
         root=str(root.resolve()) if root else None,
-        data_checksum=digits.checksum(),
+        data_checksum=loaded.checksum(),
         versions=installed_versions(),
+        commit=source_commit(),
     )
-    return config, digits
+    return config, loaded
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option}: expected whole numbers, like 1,8,64, found {text!r}") from None
 
 
 def _use_threads(threads: int | None) -> None:

@@ -8,10 +8,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ffrl.data import TRANSFORMATIONS, render_sequences
+from ffrl.data import Dataset
 from ffrl.models import FlowModel
-
-DIGITS_AT_ONCE = 200
 
 
 def gaussian_log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -29,6 +27,11 @@ def path_log_density(log_q0: Tensor, log_det: Tensor) -> Tensor:
     return log_q0 - log_det.cumsum(dim=0)
 
 
+def standard_prior_log_density(z: Tensor) -> Tensor:
+    """log N(z_t; 0, I) at t = 1…T, (T, B), for z (T, B, D): a prior that does not move."""
+    return gaussian_log_density(z, torch.zeros_like(z), torch.zeros_like(z))
+
+
 def diffusion_prior_log_density(z: Tensor, diffusion: Tensor) -> Tensor:
     """log p(z_t | k) at t = 1…T, (T, B), for z (T, B, D): N(0, (1 + 2 D_k t) I), the heat equation's from N(0, I).
 
@@ -41,11 +44,11 @@ def diffusion_prior_log_density(z: Tensor, diffusion: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VolumeChange:
-    """How far the flow of one transformation stretches volumes, means over digits of Σ_t over its steps, in nats.
+    """How far the flow of one transformation stretches volumes, means over sequences of Σ_t over its steps, in nats.
 
     exact: log|det(I + ∇²u)|. row_sum: Σ_d log|1 + (∇²u 1)_d|, which the paper's public code takes in its place.
-    row_sum_error: mean of |row_sum − exact|, digit by digit. folding: share of (digit, step) pairs whose I + ∇²u has an
-    eigenvalue that is not positive: such a step is not invertible, and log|det| is that of one branch.
+    row_sum_error: mean of |row_sum − exact|, sequence by sequence. folding: share of (sequence, step) pairs whose
+    I + ∇²u has an eigenvalue that is not positive: such a step is not invertible, and log|det| is that of one branch.
     smallest: the smallest eigenvalue of all.
     """
 
@@ -58,20 +61,18 @@ class VolumeChange:
 
 @torch.no_grad()
 def volume_changes(
-    model: FlowModel, grey: Tensor, potentials: Sequence[int] = range(len(TRANSFORMATIONS))
+    model: FlowModel, data: Dataset, count: int | None = None, potentials: Sequence[int] | None = None
 ) -> dict[str, VolumeChange]:
-    """Of each transformation, from the posterior means of the digits grey, uint8 (N, 28, 28), N ≥ 1.
+    """Of each transformation, from the posterior means of x_0 of held-out sequences, `count` of each or all of them.
 
-    potentials: which potential stands for each transformation (`ffrl.matching`).
+    potentials: which potential stands for each transformation (`ffrl.matching`); default: its own.
     """
-    if len(grey) == 0:
-        raise ValueError("volume_changes: expected at least one digit, found none")
     found = {}
-    for k, name in enumerate(TRANSFORMATIONS):
+    for k, name in enumerate(data.transformations):
         parts = []
-        for digits in torch.split(grey, DIGITS_AT_ONCE):
-            z0 = model.autoencoder.encode(render_sequences(digits, k)[0]).mean
-            parts.append(torch.stack(model.volume_change(z0, potentials[k])))
+        for frames in data.sequences("held_out", k, count):
+            z0 = model.autoencoder.encode(frames[0]).mean
+            parts.append(torch.stack(model.volume_change(z0, k if potentials is None else potentials[k])))
         exact, row_sum, smallest = torch.cat(parts, dim=2).double()
         totals = exact.sum(0), row_sum.sum(0)
         found[name] = VolumeChange(
@@ -89,11 +90,11 @@ def as_json(changes: dict[str, VolumeChange]) -> dict[str, dict[str, float]]:
     return {name: asdict(change) for name, change in changes.items()}
 
 
-def as_table(changes: dict[str, VolumeChange]) -> Table:
+def as_table(changes: dict[str, VolumeChange], num_steps: int) -> Table:
     """For the terminal, 80 columns."""
-    title = "Volume change along the flow, nats summed over t = 1…8"
+    title = f"Volume change along the flow, nats summed over t = 1…{num_steps}"
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     headings = ("log|det(I + ∇²u)|\nexact", "row sums\n(paper's code)", "mean |row sums\n− exact|", "steps that\nfold")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)

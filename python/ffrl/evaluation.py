@@ -7,20 +7,19 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ffrl.data import TRANSFORMATIONS, render_sequences
+from ffrl.data import Dataset
 from ffrl.models import FlowModel
-
-DIGITS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
 class EquivarianceError:
-    """Σ_t ‖x_t − y_t‖₁ for t = 1…T, summed over pixels and channels, mean over digits, for several y_t.
+    """Σ_t ‖x_t − y_t‖₁ for t = 1…T, summed over pixels and channels, mean over sequences, for several y_t.
 
     flow: decode(z_t), z_0 the posterior mean of x_0, then only the flow. The equivariance error proper.
     standing_still: decode(z_0) for every t. pixel_identity: x_0 for every t. black: a black image.
     reconstruction: decode of the posterior mean of x_t itself; it means something only when the encoder was trained on
-        transformed states (random_start above 0).
+        transformed states (of digits: random_start above 0).
+    sequences: how many.
     """
 
     flow: float
@@ -28,6 +27,7 @@ class EquivarianceError:
     pixel_identity: float
     black: float
     reconstruction: float
+    sequences: int
 
     @property
     def ratio(self) -> float:
@@ -36,21 +36,21 @@ class EquivarianceError:
 
 
 def equivariance_errors(
-    model: FlowModel, grey: Tensor, potentials: Sequence[int] = range(len(TRANSFORMATIONS))
+    model: FlowModel, data: Dataset, count: int | None = None, potentials: Sequence[int] | None = None
 ) -> dict[str, EquivarianceError]:
-    """The errors of each transformation on the digits grey, uint8 (N, 28, 28), N ≥ 1, from the plain x_0.
+    """The errors of each transformation on held-out sequences, `count` of each or all of them.
 
-    potentials: which potential stands for each transformation (`ffrl.matching`).
+    potentials: which potential stands for each transformation (`ffrl.matching`); default: its own.
     """
-    if len(grey) == 0:
-        raise ValueError("equivariance_errors: expected at least one digit, found none")
-    totals = torch.zeros(len(TRANSFORMATIONS), 5, dtype=torch.float64)
-    with torch.no_grad():
-        for part in torch.split(grey, DIGITS_AT_ONCE):
-            for k in range(len(TRANSFORMATIONS)):
-                totals[k] += _summed_errors(model, render_sequences(part, k), potentials[k])
-    means = (totals / len(grey)).tolist()
-    return {name: EquivarianceError(*row) for name, row in zip(TRANSFORMATIONS, means, strict=True)}
+    found = {}
+    for k, name in enumerate(data.transformations):
+        total, rows = torch.zeros(5, dtype=torch.float64), 0
+        for frames in data.sequences("held_out", k, count):
+            total += _summed_errors(model, frames, k if potentials is None else potentials[k])
+            rows += frames.shape[1]
+        flow, standing_still, pixel_identity, black, reconstruction = (total / rows).tolist()
+        found[name] = EquivarianceError(flow, standing_still, pixel_identity, black, reconstruction, rows)
+    return found
 
 
 def mean_ratio(errors: dict[str, EquivarianceError]) -> float:
@@ -68,9 +68,9 @@ def as_table(errors: dict[str, EquivarianceError], title: str, encoder_saw_state
 
     encoder_saw_states: whether training started from random states; if not, the reconstruction is marked so.
     """
-    note = None if encoder_saw_states else "The encoder never saw transformed digits: the last column is no aim."
+    note = None if encoder_saw_states else "The encoder never saw transformed images: the last column is no aim."
     table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     # Broken by hand, so that the table fits into 80 columns.
     for heading in (
         "flow",
@@ -89,8 +89,9 @@ def as_table(errors: dict[str, EquivarianceError], title: str, encoder_saw_state
     return table
 
 
+@torch.no_grad()
 def _summed_errors(model: FlowModel, frames: Tensor, k: int) -> Tensor:
-    """frames (T + 1, N, 3, 28, 28) → the five errors summed over digits, float64 (5,)."""
+    """frames (T + 1, N, C, H, W) → the five errors summed over sequences, float64 (5,)."""
     coder, truth = model.autoencoder, frames[1:]
     z = model.flow(coder.encode(frames[0]).mean, k)
     encoded = coder.encode(truth.flatten(0, 1)).mean

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ffrl.data import TRANSFORMATIONS, render_sequences
+from ffrl.data import Dataset, Part
 from ffrl.metrics.clustering import Clustering, matched_accuracy
 from ffrl.models import FlowModel
 
-DIGITS_AT_ONCE = 200
-DECIDING_DIGITS = 500
+DECIDING_SEQUENCES = 500
 
 
 @dataclass(frozen=True)
@@ -23,28 +22,28 @@ class Matching:
     inferred: Clustering | None
 
 
-def match(model: FlowModel, train: Tensor, held_out: Tensor) -> Matching:
-    """The potentials that sequences of the digits `train` are most often sent to, one to one; scored on `held_out`.
+def match(model: FlowModel, data: Dataset, count: int | None = None) -> Matching:
+    """The potentials that training sequences are most often sent to, one to one; scored on held-out ones.
 
-    train, held_out: uint8 (N, 28, 28); of the training digits the first 500 decide.
+    count: how many held-out sequences of each transformation, default all; 500 training sequences of each decide.
     """
-    count = len(TRANSFORMATIONS)
+    transformations = len(data.transformations)
     if model.classifier is None:
-        return Matching(tuple(range(count)), None)
-    label_of = matched_accuracy(*_classified(model, train[:DECIDING_DIGITS]), count).label_of
-    potentials = tuple(label_of.index(k) for k in range(count))
-    q, labels = _classified(model, held_out)
-    # In the order of the transformations the matching found on the training digits is the identity.
-    return Matching(potentials, matched_accuracy(q[:, list(potentials)], labels, count))
+        return Matching(tuple(range(transformations)), None)
+    label_of = matched_accuracy(*_classified(model, data, "train", DECIDING_SEQUENCES), transformations).label_of
+    potentials = tuple(label_of.index(k) for k in range(transformations))
+    q, labels = _classified(model, data, "held_out", count)
+    # In the order of the transformations the matching found on the training sequences is the identity.
+    return Matching(potentials, matched_accuracy(q[:, list(potentials)], labels, transformations))
 
 
 @torch.no_grad()
-def _classified(model: FlowModel, grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (K·N, K) of the sequences of every digit under every transformation, and the true k (K·N,)."""
+def _classified(model: FlowModel, data: Dataset, part: Part, count: int | None) -> tuple[Tensor, Tensor]:
+    """Logits (K·N, K) of N sequences of every transformation, and the true k (K·N,)."""
     assert model.classifier is not None
     logits, labels = [], []
-    for part in torch.split(grey, DIGITS_AT_ONCE):
-        for k in range(len(TRANSFORMATIONS)):
-            logits.append(model.classifier(render_sequences(part, k).transpose(0, 1)))
-            labels.append(torch.full((len(part),), k))
+    for k in range(len(data.transformations)):
+        for frames in data.sequences(part, k, count):
+            logits.append(model.classifier(frames.transpose(0, 1)))
+            labels.append(torch.full((frames.shape[1],), k))
     return torch.cat(logits), torch.cat(labels)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ffrl.data import NUM_STEPS, TRANSFORMATIONS
+from ffrl.data.dataset import SequenceFormat
 from ffrl.presets import Preset
 
 
@@ -22,16 +22,16 @@ class Noise:
     gumbel: Tensor | None = None
 
     @classmethod
-    def draw(cls, preset: Preset, rows: int, generator: torch.Generator) -> "Noise":
-        """For a batch of `rows` rows."""
+    def draw(cls, preset: Preset, sequences: SequenceFormat, rows: int, generator: torch.Generator) -> "Noise":
+        """For a batch of `rows` rows of such sequences."""
         posterior = torch.randn(rows, preset.latent_dim, generator=generator)
-        midpoints = torch.rand(NUM_STEPS, rows, generator=generator) if preset.midpoint_collocation else None
+        midpoints = torch.rand(sequences.num_steps, rows, generator=generator) if preset.midpoint_collocation else None
         seed = None
         if preset.density == "hutchinson":
             seed = int(torch.randint(2**62, (), generator=generator))
         gumbel = None
         if preset.supervision == "weak":
-            gumbel = -torch.empty(rows, len(TRANSFORMATIONS)).exponential_(generator=generator).log()
+            gumbel = -torch.empty(rows, len(sequences)).exponential_(generator=generator).log()
         return cls(posterior, midpoints, seed, gumbel)
 
     def share(self, number: int, shares: int) -> "Noise":

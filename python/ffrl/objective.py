@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ffrl.data.sequences import SequenceBatch
-from ffrl.density import diffusion_prior_log_density, gaussian_log_density, path_log_density
+from ffrl.data.batch import SequenceBatch
+from ffrl.density import (
+    diffusion_prior_log_density,
+    gaussian_log_density,
+    path_log_density,
+    standard_prior_log_density,
+)
 from ffrl.models import FlowModel
 from ffrl.models.autoencoder import Posterior
 from ffrl.models.classifier import straight_through
@@ -22,7 +27,8 @@ class Objective(NamedTuple):
     """`loss` = reconstruction + β·kl + flow_beta·flow_kl + k_kl + hj_weight·hj + initial_weight·initial
     + balance_weight·balance; scalars, batch means.
 
-    reconstruction: Bernoulli cross-entropy in nats, summed over pixels and (in expectation) over the T + 1 frames.
+    reconstruction: −log p(x|z) in nats, summed over pixels and (in expectation) over the T + 1 frames; for the
+    likelihood "normal" without its constant, ½ pixels·log 2π a frame.
     kl: KL(q(z_0|x_0) ‖ N(0, I)) in nats. flow_kl: Σ_{t≥1} E[log q(z_t) − log p(z_t)] in nats (zero and not computed
     where the preset's density is "none"). hj: mean of the squared residual over steps and rows.
     initial: mean over rows of ‖∇u^k(z_0, 0)‖² (zero and not computed when its weight is zero).
@@ -87,14 +93,15 @@ def objective(
 
     rows = torch.arange(len(z0), device=device)[:, None]
     logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
-    entropy = binary_cross_entropy_with_logits(logits, batch.frames, reduction="none").sum(dim=(2, 3, 4))
-    reconstruction = (entropy @ batch.weights).mean()
+    reconstruction = (_frame_nats(logits, batch.frames, preset.likelihood) @ batch.weights).mean()
     kl = posterior.kl_to_standard_normal().mean()
     flow_kl = kl.new_zeros(())
     if log_det is not None:
-        assert model.log_diffusion is not None
         log_q0 = gaussian_log_density(z[0], *posterior)
-        log_p = diffusion_prior_log_density(z[1:], selection.of_rows(model.log_diffusion.exp()))
+        if model.log_diffusion is None:
+            log_p = standard_prior_log_density(z[1:])
+        else:
+            log_p = diffusion_prior_log_density(z[1:], selection.of_rows(model.log_diffusion.exp()))
         flow_kl = (path_log_density(log_q0, log_det) - log_p).sum(dim=0).mean()
 
     hj, initial = residual.square().mean(), kl.new_zeros(())
@@ -111,6 +118,13 @@ def objective(
     if model.classifier is not None:
         loss = loss + selection.k_kl + preset.balance_weight * selection.balance
     return Objective(loss, reconstruction, kl, flow_kl, hj, initial, selection.k_kl, selection.balance)
+
+
+def _frame_nats(logits: Tensor, frames: Tensor, likelihood: str) -> Tensor:
+    """−log p(x|z) of each frame (B, M), from logits and frames (B, M, C, H, W); "normal" up to its constant."""
+    if likelihood == "normal":
+        return 0.5 * (torch.sigmoid(logits) - frames).square().sum(dim=(2, 3, 4))
+    return binary_cross_entropy_with_logits(logits, frames, reduction="none").sum(dim=(2, 3, 4))
 
 
 def _select(model: FlowModel, batch: SequenceBatch, noise: Noise, temperature: float) -> _Selection:
@@ -134,7 +148,10 @@ def _select(model: FlowModel, batch: SequenceBatch, noise: Noise, temperature: f
 
 
 def _midpoint_residual(model: FlowModel, z: Tensor, selection: _Selection, alpha: Tensor) -> Tensor:
-    """The residual (T·B,) at time t + α on the way from z_{t−1}, where the flow asks u at t, to z_t; alpha (T, B)."""
+    """The residual (T·B,) at time t + α on the straight way from z_{t−1}, where the flow asks u at t, to z_t.
+
+    alpha: (T, B).
+    """
     steps = len(z) - 1
     points = torch.lerp(z[:-1], z[1:], alpha[:, :, None]).flatten(0, 1)
     times = (torch.arange(1, steps + 1, device=z.device)[:, None] + alpha).flatten()

@@ -1,12 +1,13 @@
 """The run folder: config.json says how a run is trained, so that it can be resumed, evaluated and drawn."""
 
 import platform
+import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ffrl.data import Digits, load_digits
+from ffrl.data import Dataset, SequenceFormat, find_dataset
 from ffrl.errors import UserError
 from ffrl.files import read_json, write_json
 from ffrl.models import FlowModel
@@ -19,11 +20,13 @@ CONFIG_NAME = "config.json"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run trains on and how. data: "digits" or "mnist". root: folder of the IDX files for "mnist".
+    """What a run trains on and how. data, root: the name of the data set and the folder of its files, if it has
+    any.
 
     accumulate, processes: how many batches of the preset's size make a step's batch, one after another and side by
     side. precision: of the autoencoder's products.
-    data_checksum: SHA-256 of the digits (`Digits.checksum`). versions: of Python and the packages that computed it.
+    data_checksum: SHA-256 of the data (`Dataset.checksum`). versions: of Python and the packages that computed it.
+    commit: of the source, where it is known.
     """
 
     preset: Preset
@@ -33,6 +36,7 @@ class RunConfig:
     root: str | None
     data_checksum: str
     versions: dict[str, str]
+    commit: str | None
     accumulate: int = 1
     processes: int = 1
     precision: str = "32-true"
@@ -57,28 +61,56 @@ class RunConfig:
             raise UserError(f"{path}: {error}") from None
         return cls(**{**values, "preset": preset, "budget": budget})
 
-    def load_data(self) -> Digits:
-        """The digits of this run. UserError: they are not those that the run was started with."""
-        digits = load_digits(self.data, Path(self.root) if self.root else None)
-        found = digits.checksum()
+    def load_data(self) -> Dataset:
+        """The data of this run. UserError: they are not those that the run was started with."""
+        data = find_dataset(self.data, Path(self.root) if self.root else None)
+        found = data.checksum()
         if found != self.data_checksum:
-            raise UserError(f"--data {self.data}: expected the digits of SHA-256 {self.data_checksum}, found {found}")
-        return digits
+            raise UserError(f"--data {self.data}: expected the data of SHA-256 {self.data_checksum}, found {found}")
+        return data
 
     def provenance(self) -> dict[str, Any]:
         """What a result must say about where it comes from."""
-        return {"seed": self.seed, "data": self.data, "data_checksum": self.data_checksum, "versions": self.versions}
+        return {
+            "seed": self.seed,
+            "data": self.data,
+            "data_checksum": self.data_checksum,
+            "versions": self.versions,
+            "commit": self.commit,
+        }
 
 
-def load_trained(run: Path, config: RunConfig) -> tuple[FlowModel, int]:
-    """The model of a run with its averaged weights, in evaluation mode, and how many iterations it was trained."""
+def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tuple[FlowModel, int]:
+    """The model of a run with its averaged weights, in evaluation mode, and how many iterations it was trained.
+
+    sequences: of the run's data.
+    """
     checkpoint = load_checkpoint(run)
-    model = FlowModel(config.preset)
+    model = FlowModel(config.preset, sequences)
     try:
         model.load_state_dict(checkpoint.part("average"))
     except RuntimeError as error:
         raise UserError(f"{run}: expected weights of the run's preset, found others ({error})") from None
     return model.eval().requires_grad_(False), checkpoint.iteration
+
+
+def source_commit() -> str | None:
+    """The commit that this source was checked out from, "-modified" after it where tracked files differ from it; None
+    where the package is not in a git checkout of its own.
+    """
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__)
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-modified" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def installed_versions() -> dict[str, str]:

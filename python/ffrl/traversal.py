@@ -7,11 +7,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ffrl.data import NUM_STEPS, TRANSFORMATIONS, render_sequences
+from ffrl.data import Dataset
 from ffrl.files import write_atomically
 from ffrl.models import FlowModel
 
-ENLARGEMENT = 3
+SHOWN_SIDE = 84
 GAP = 6
 TEXT_WIDTH = 34
 TEXT_HEIGHT = 14
@@ -22,16 +22,18 @@ HOLD_MILLISECONDS = 700
 
 
 def draw_traversals(
-    model: FlowModel, grey: Tensor, folder: Path, potentials: Sequence[int] = range(len(TRANSFORMATIONS))
+    model: FlowModel, data: Dataset, count: int, folder: Path, potentials: Sequence[int] | None = None
 ) -> list[Path]:
     """Write {transformation}.png (strips) and {transformation}.gif (animation, T + 1 frames) into `folder`.
 
-    grey: uint8 (N, 28, 28), the digits to show. potentials: which potential stands for each transformation. Returns the
-    paths written.
+    count: how many held-out sequences to show. potentials: which potential stands for each transformation; default: its
+    own. Returns the paths written.
     """
     paths = []
-    for k, name in enumerate(TRANSFORMATIONS):
-        truth, drawn = truth_and_flow(model, grey, k, potentials[k])
+    for k, name in enumerate(data.transformations):
+        chunks = data.sequences("held_out", k, count)
+        shown = [truth_and_flow(model, frames, k if potentials is None else potentials[k]) for frames in chunks]
+        truth, drawn = (torch.cat(parts, dim=1) for parts in zip(*shown, strict=True))
         paths += [folder / f"{name}.png", folder / f"{name}.gif"]
         _save_png(strip(truth, drawn, name), paths[-2])
         _save_gif(animation(truth, drawn, name), paths[-1])
@@ -39,22 +41,26 @@ def draw_traversals(
 
 
 @torch.no_grad()
-def truth_and_flow(model: FlowModel, grey: Tensor, transformation: int, potential: int) -> tuple[Tensor, Tensor]:
-    """The true frames x_t and the flow's decode(z_t), each (T + 1, N, 3, 28, 28); z_0 is the posterior mean of x_0."""
-    truth = render_sequences(grey, transformation)
+def truth_and_flow(model: FlowModel, truth: Tensor, potential: int) -> tuple[Tensor, Tensor]:
+    """The true frames x_t and the flow's decode(z_t), each (T + 1, N, C, H, W); z_0 is the posterior mean of x_0."""
     z = model.flow(model.autoencoder.encode(truth[0]).mean, potential)
     return truth, model.autoencoder.decode(z)
 
 
+def enlargement(side: int) -> int:
+    """How many pixels of a picture one of an image takes."""
+    return max(1, SHOWN_SIDE // side)
+
+
 def strip(truth: Tensor, drawn: Tensor, title: str) -> Image.Image:
-    """One picture: a column for each t, and for each digit a row of the truth above a row of the flow."""
+    """One picture: a column for each t, and for each sequence a row of the truth above a row of the flow."""
     steps, count = truth.shape[:2]
-    size = truth.shape[-1] * ENLARGEMENT
+    size = truth.shape[-1] * enlargement(truth.shape[-1])
     image = Image.new(
         "RGB", (TEXT_WIDTH + steps * (size + 1) + GAP, 2 * TEXT_HEIGHT + count * (2 * size + 1 + GAP)), BACKGROUND
     )
     pen = ImageDraw.Draw(image)
-    pen.text((4, 1), f"{title}: held-out digits, the flow starts from the encoding of t = 0", fill=INK)
+    pen.text((4, 1), f"{title}: held out, the flow starts from the encoding of t = 0", fill=INK)
     for t in range(steps):
         left = TEXT_WIDTH + t * (size + 1)
         pen.text((left + size // 2 - 10, TEXT_HEIGHT), f"t = {t}", fill=INK)
@@ -69,14 +75,14 @@ def strip(truth: Tensor, drawn: Tensor, title: str) -> Image.Image:
 
 
 def animation(truth: Tensor, drawn: Tensor, title: str) -> list[Image.Image]:
-    """T + 1 pictures, each with the digits side by side, the truth above the flow."""
+    """T + 1 pictures, each with the sequences side by side, the truth above the flow."""
     steps, count = truth.shape[:2]
-    size = truth.shape[-1] * ENLARGEMENT
+    size = truth.shape[-1] * enlargement(truth.shape[-1])
     frames = []
     for t in range(steps):
         image = Image.new("RGB", (TEXT_WIDTH + count * (size + 1) + GAP, TEXT_HEIGHT + 2 * size + 1 + GAP), BACKGROUND)
         pen = ImageDraw.Draw(image)
-        pen.text((4, 1), f"{title}  t = {t} of {NUM_STEPS}", fill=INK)
+        pen.text((4, 1), f"{title}  t = {t} of {steps - 1}", fill=INK)
         for row, (label, images) in enumerate((("true", truth), ("flow", drawn))):
             top = TEXT_HEIGHT + row * (size + 1)
             pen.text((4, top + size // 2 - 6), label, fill=INK)
@@ -87,10 +93,10 @@ def animation(truth: Tensor, drawn: Tensor, title: str) -> list[Image.Image]:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    """float (3, H, W) in [0, 1] → an enlarged picture with its pixels visible."""
-    values = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(values)
-    return picture.resize((picture.width * ENLARGEMENT, picture.height * ENLARGEMENT), Image.Resampling.NEAREST)
+    """float (C, H, W) in [0, 1], C = 1 or 3 → a picture, small ones enlarged with their pixels visible."""
+    values = (image.clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    picture, times = Image.fromarray(values), enlargement(image.shape[-1])
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
 def _save_png(image: Image.Image, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -120,3 +121,9 @@ def test_a_launch_that_fails_raises() -> None:
     question = Question(dataclasses.replace(Case(20, 24, 40), shared_bytes=1024))
     with pytest.raises(RuntimeError, match="invalid argument"):
         by_emulation(question)
+
+
+@pytest.mark.parametrize("selection", ["potential", "gates"])
+def test_tangents_of_streamed_tiles_go_to_their_own_buffers(selection: Any) -> None:
+    """Several tiles in one launch: what one block writes no other block has room at."""
+    check(Case(150, 40, 150, networks=2, selection=selection, tangent=True, shared_bytes=STREAMED))

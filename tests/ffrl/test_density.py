@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from few import few
 from ffrl import density
-from ffrl.data import Digits, SequenceSampler
+from ffrl.data import DIGIT_FORMAT, Digits, SequenceSampler
 from ffrl.models import FlowModel
 from ffrl.noise import Noise
 from ffrl.objective import objective
@@ -36,7 +37,7 @@ def linear_flow() -> tuple[PotentialBank, Tensor]:
 
 
 def noise_of(preset: Preset) -> Noise:
-    return Noise.draw(preset, 6, torch.Generator().manual_seed(5))
+    return Noise.draw(preset, DIGIT_FORMAT, 6, torch.Generator().manual_seed(5))
 
 
 def test_a_gaussian_carried_by_a_linear_flow(linear_flow: tuple[PotentialBank, Tensor]) -> None:
@@ -87,7 +88,7 @@ def test_the_flow_kl_by_hand(digits: Digits, small_preset: Preset) -> None:
     """Row by row: log q from the Hessian by autograd."""
     preset = preset_with(small_preset, "exact")
     torch.manual_seed(0)
-    model = FlowModel(preset)
+    model = FlowModel(preset, DIGIT_FORMAT)
     with torch.no_grad():
         model.potentials.theta.mul_(3)
         assert model.log_diffusion is not None
@@ -123,7 +124,7 @@ def test_the_flow_kl_by_hand(digits: Digits, small_preset: Preset) -> None:
 def test_every_density_trains(kind: str, digits: Digits, small_preset: Preset) -> None:
     preset = preset_with(small_preset, kind)
     torch.manual_seed(0)
-    model = FlowModel(preset)
+    model = FlowModel(preset, DIGIT_FORMAT)
     batch = SequenceSampler(digits.train, 6, 3, 0.5, torch.Generator().manual_seed(1)).draw()
     optimizer = torch.optim.Adam([*model.potentials.parameters(), model.log_diffusion], lr=0.01)
     values = []
@@ -139,8 +140,8 @@ def test_every_density_trains(kind: str, digits: Digits, small_preset: Preset) -
 
 def test_the_estimate_agrees_with_the_exact_density(digits: Digits, small_preset: Preset) -> None:
     torch.manual_seed(0)
-    exact = FlowModel(preset_with(small_preset, "exact"))
-    estimated = FlowModel(preset_with(small_preset, "hutchinson"))
+    exact = FlowModel(preset_with(small_preset, "exact"), DIGIT_FORMAT)
+    estimated = FlowModel(preset_with(small_preset, "hutchinson"), DIGIT_FORMAT)
     estimated.load_state_dict(exact.state_dict())
     estimated.density_directions = 64
     z, index = torch.randn(20, 6), torch.randint(0, 3, (20,))
@@ -154,10 +155,10 @@ def test_the_estimate_agrees_with_the_exact_density(digits: Digits, small_preset
 
 def test_volume_changes_are_those_of_the_hessian(digits: Digits, small_preset: Preset) -> None:
     torch.manual_seed(0)
-    model = FlowModel(small_preset)
+    model = FlowModel(small_preset, DIGIT_FORMAT)
     with torch.no_grad():
         model.potentials.theta.mul_(8)
-    changes = density.volume_changes(model, digits.held_out[:10])
+    changes = density.volume_changes(model, few(digits), 10)
     assert set(changes) == {"scale", "rotate", "colour"}
     z0 = torch.randn(10, 6)
     exact, row_sum, smallest = model.volume_change(z0, 1)
@@ -174,5 +175,31 @@ def test_volume_changes_are_those_of_the_hessian(digits: Digits, small_preset: P
         torch.testing.assert_close(row_sum[t], (1 + hessian.sum(2)).abs().log().sum(1), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(smallest[t], torch.linalg.eigvalsh(matrix).amin(1), rtol=1e-3, atol=1e-4)
         z = (z + field.grad).detach()
-    with pytest.raises(ValueError, match="expected at least one digit"):
-        density.volume_changes(model, digits.held_out[:0])
+    with pytest.raises(ValueError, match="count: expected at least 1 sequence, found 0"):
+        density.volume_changes(model, few(digits), 0)
+
+
+def test_the_standard_prior_by_hand(digits: Digits, small_preset: Preset) -> None:
+    """The flow KL of "standard" is that of "diffusion" with D = 0, p(z_t) = N(0, I), and nothing of it is learned."""
+    standard = dataclasses.replace(preset_with(small_preset, "exact"), prior="standard")
+    torch.manual_seed(0)
+    model = FlowModel(standard, DIGIT_FORMAT)
+    assert model.log_diffusion is None
+    batch, noise = SequenceSampler(digits.train, 6, 3, 0.5, torch.Generator().manual_seed(1)).draw(), noise_of(standard)
+    found = objective(model, batch, standard, noise)
+    posterior = model.autoencoder.encode(batch.frames[:, 0])
+    sigma = (posterior.log_variance / 2).exp()
+    z0 = posterior.mean + sigma * noise.posterior
+    path = model.flow_with_residual(z0, batch.index)
+    assert path.log_det is not None
+    normal, expected = torch.distributions.Normal, 0.0
+    for b in range(6):
+        log_q = normal(posterior.mean[b], sigma[b]).log_prob(z0[b]).sum()
+        for t in range(8):
+            log_q = log_q - path.log_det[t, b]
+            expected += (log_q - normal(0.0, 1.0).log_prob(path.z[t + 1, b]).sum()).item() / 6
+    assert found.flow_kl.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(
+        density.standard_prior_log_density(path.z[1:]),
+        density.diffusion_prior_log_density(path.z[1:], torch.zeros(6)),
+    )

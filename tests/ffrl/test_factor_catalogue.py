@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ffrl.data import DATASETS, Digits, DSprites, Factor, FactorImages, find_dataset, load_falcor3d, load_isaac3d
+from ffrl.data import (
+    DATASETS,
+    DigitDataset,
+    DSprites,
+    Factor,
+    FactorDataset,
+    FactorImages,
+    SequenceSampler,
+    find_dataset,
+    load_falcor3d,
+    load_isaac3d,
+)
 from ffrl.data import catalogue as catalogue_module
 from ffrl.data import dsprites as dsprites_module
 from ffrl.data import shapes3d as shapes3d_module
@@ -21,31 +32,38 @@ from samples import write_dsprites, write_png_folder, write_shapes3d
 )
 def test_drawn_sets_need_no_files(name: str, count: int, num_steps: int, image_shape: tuple[int, int, int]) -> None:
     data = find_dataset(name)
-    assert (data.name, len(data.moving), data.num_steps, data.image_shape) == (name, count, num_steps, image_shape)
-    drawn = data.sequences("train", torch.Generator().manual_seed(0))
-    assert drawn.frames(drawn.draw(count).states[:, :2]).shape == (count, 2, *image_shape)
+    assert (data.name, len(data.transformations), data.num_steps, data.image_shape) == (
+        name,
+        count,
+        num_steps,
+        image_shape,
+    )
+    drawn = data.sampler(count, 1, 0.0, torch.Generator().manual_seed(0))
+    assert drawn.render(drawn.plan()).frames.shape == (count, 2, *image_shape)
 
 
 def test_digits_keep_their_own_sampler() -> None:
     data = find_dataset("digits")
-    assert isinstance(data.source, Digits)
-    assert (data.moving, data.num_steps, data.image_shape) == (("scale", "rotate", "colour"), 8, (3, 28, 28))
-    with pytest.raises(ValueError, match="sequences: expected images by factors, found digits"):
-        data.sequences("train", torch.Generator())
+    assert isinstance(data, DigitDataset)
+    assert (data.transformations, data.num_steps, data.image_shape) == (("scale", "rotate", "colour"), 8, (3, 28, 28))
+    assert isinstance(data.sampler(3, 1, 0.0, torch.Generator()), SequenceSampler)
 
 
 def test_dsprites_by_name(tmp_path: Path) -> None:
     write_dsprites(tmp_path / dsprites_module.FILE_NAME)
     data = find_dataset("dsprites", tmp_path)
-    assert isinstance(data.source, DSprites)
-    assert (data.moving, data.num_steps) == (("scale", "orientation", "x", "y"), 5)
+    assert isinstance(data, FactorDataset) and isinstance(data.images, DSprites)
+    assert (data.transformations, data.num_steps) == (("scale", "orientation", "x", "y"), 5)
 
 
 def test_shapes3d_by_name(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     write_shapes3d(tmp_path / shapes3d_module.FILE_NAME)
     data = find_dataset("shapes3d", tmp_path)
-    assert (data.moving, data.num_steps) == (("floor_hue", "wall_hue", "object_hue", "scale", "orientation"), 7)
+    assert (data.transformations, data.num_steps) == (
+        ("floor_hue", "wall_hue", "object_hue", "scale", "orientation"),
+        7,
+    )
 
 
 @pytest.mark.parametrize(("name", "load"), [("falcor3d", load_falcor3d), ("isaac3d", load_isaac3d)])
@@ -80,8 +98,8 @@ def test_sequences_of_the_published_factors_have_room(name: str, factors: tuple[
         def checksum(self) -> str:
             return name
 
-    data = catalogue_module.Dataset(name, Addresses(), entry.moving, entry.num_steps, (1, 1, 1))
-    train, held_out = (data.sequences(part, torch.Generator()) for part in ("train", "held_out"))
+    data = FactorDataset(Addresses(), entry.moving, entry.num_steps)
+    train, held_out = (data.drawn(part, torch.Generator()) for part in ("train", "held_out"))
     for k, moving in enumerate(entry.moving):
         factor = train.images.factors[train.images.column(moving)]
         starts = factor.distinct if factor.cyclic else factor.size - entry.num_steps

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
-from ffrl.data import Digits, render_sequences
+from ffrl.data import DIGIT_FORMAT, Digits, render_sequences
 from ffrl.metrics.likelihood import (
     CapPassedError,
     SequenceModel,
@@ -180,7 +180,7 @@ def test_memory_is_bounded(linear: LinearSequences) -> None:
 
 def digits_and_model(digits: Digits, preset: Preset) -> tuple[FlowModel, Tensor, Tensor]:
     torch.manual_seed(0)
-    model = FlowModel(preset).eval().requires_grad_(False)
+    model = FlowModel(preset, DIGIT_FORMAT).eval().requires_grad_(False)
     index = torch.tensor([0, 1, 2, 1])
     grey = digits.held_out[:4]
     frames = torch.stack([render_sequences(grey[b : b + 1], int(k))[:, 0] for b, k in enumerate(index)], dim=1)

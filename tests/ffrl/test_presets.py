@@ -24,10 +24,14 @@ def test_presets_survive_json_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("batch=96", "expected NAME=VALUE with NAME in latent_dim"),
+        ("batch=96", "expected NAME=VALUE with NAME in autoencoder, latent_dim"),
         ("batch_size", "expected NAME=VALUE"),
         ("batch_size=many", "--set batch_size: expected int, found 'many'"),
-        ("batch_size=50", "batch_size: expected a multiple of 3.*found 50"),
+        ("batch_size=0", "batch_size: expected at least 1, found 0"),
+        ("autoencoder=convnet", "autoencoder: expected mlp or conv or conv_large, found 'convnet'"),
+        ("likelihood=laplace", "likelihood: expected bernoulli or normal, found 'laplace'"),
+        ("prior=flow", "prior: expected diffusion or standard, found 'flow'"),
+        ("substeps=0", "substeps: expected at least 1, found 0"),
         ("time_embedding=clock", "time_embedding: expected separable or sinusoidal or none, found 'clock'"),
         ("initial_weight=100", "initial_weight: expected 0 unless time_embedding is sinusoidal"),
         ("midpoint_collocation=maybe", "expected true or false"),
@@ -42,7 +46,7 @@ def test_wrong_overrides_are_named(assignment: str, message: str) -> None:
 
 
 def test_unknown_preset_names_those_that_exist() -> None:
-    with pytest.raises(UserError, match="expected quickstart or weak or clocked, found 'big'"):
+    with pytest.raises(UserError, match=r"expected quickstart or weak or clocked or .* or isaac3d-paper, found 'big'"):
         find_preset("big")
 
 
@@ -68,3 +72,4 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert learning_rate(1.0, 0.5, iteration=1000, warmup_iterations=100) == pytest.approx(0.5)
     assert learning_rate(1.0, 1.0, iteration=2000, warmup_iterations=100) == pytest.approx(0.0)
     assert learning_rate(1.0, 0.0, iteration=0, warmup_iterations=0) == 1.0
+    assert learning_rate(1.0, 0.9, iteration=1000, warmup_iterations=100, schedule="constant") == 1.0

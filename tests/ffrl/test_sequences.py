@@ -20,6 +20,12 @@ def test_rows_are_equal_per_transformation_and_frames_distinct(digits: Digits) -
         assert set(times) <= set(range(1, NUM_STEPS + 1))
 
 
+def test_a_remainder_is_shared_out_at_random(digits: Digits) -> None:
+    draws = sampler(digits.train, batch_size=8)
+    counts = [tuple(draws.draw().index.bincount(minlength=3).tolist()) for _ in range(20)]
+    assert set(counts) == {(3, 3, 2), (3, 2, 3), (2, 3, 3)}
+
+
 def test_weighted_frames_count_as_all_frames(digits: Digits) -> None:
     assert sampler(digits.train).draw().weights.sum().item() == pytest.approx(NUM_STEPS + 1)
 
@@ -66,7 +72,7 @@ def test_fewer_digits_than_a_batch() -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "random_frames", "random_start", "message"),
-    [(10, 3, 0.5, "batch_size"), (12, 9, 0.5, "random_frames"), (12, 3, 1.5, "random_start")],
+    [(0, 3, 0.5, "batch_size"), (12, 9, 0.5, "random_frames"), (12, 3, 1.5, "random_start")],
 )
 def test_wrong_arguments_are_named(batch_size: int, random_frames: int, random_start: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):

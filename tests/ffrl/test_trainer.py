@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from few import few
 from ffrl.cli import main
 from ffrl.data import Digits
 from ffrl.errors import UserError
@@ -33,7 +34,7 @@ def quiet() -> Console:
 
 
 def trainer(preset: Preset, digits: Digits, run: Path, budget: Budget | None = None, seed: int = 3) -> Trainer:
-    return Trainer(preset, budget or Budget(iterations=9), digits.train[:40], run, seed)
+    return Trainer(preset, budget or Budget(iterations=9), few(digits), run, seed)
 
 
 def assert_same_tensors(found: Path, expected: Path) -> None:
@@ -210,9 +211,9 @@ def test_accumulated_batches_are_one_batch(small_preset: Preset, digits: Digits,
     """Three batches of 6 rows make the step that one of 18 makes, up to roundings."""
     small = small_preset.override([f"density={density}", "midpoint_collocation=true"])
     large = small.override(["batch_size=18"])
-    budget, grey = Budget(iterations=6), digits.train[:40]
-    parts = Trainer(small, budget, grey, tmp_path / "parts", 3, accumulate=3)
-    whole = Trainer(large, budget, grey, tmp_path / "whole", 3)
+    budget, data = Budget(iterations=6), few(digits)
+    parts = Trainer(small, budget, data, tmp_path / "parts", 3, accumulate=3)
+    whole = Trainer(large, budget, data, tmp_path / "whole", 3)
     for _ in range(6):
         found, expected = parts.step(), whole.step()
         for name, value in expected._asdict().items():
@@ -220,8 +221,10 @@ def test_accumulated_batches_are_one_batch(small_preset: Preset, digits: Digits,
 
 
 def test_bfloat16_products_leave_the_flow_in_float32(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
-    low = Trainer(small_preset, Budget(iterations=5), digits.train, tmp_path / "low", 3, connect("cpu", "bf16-mixed"))
-    full = Trainer(small_preset, Budget(iterations=5), digits.train, tmp_path / "full", 3)
+    low = Trainer(
+        small_preset, Budget(iterations=5), few(digits, 400), tmp_path / "low", 3, connect("cpu", "bf16-mixed")
+    )
+    full = Trainer(small_preset, Budget(iterations=5), few(digits, 400), tmp_path / "full", 3)
     for _ in range(5):
         found, expected = low.step(), full.step()
         assert found.loss.dtype == torch.float32
@@ -237,7 +240,7 @@ def test_two_processes_have_the_losses_of_one_with_the_double_batch(tmp_path: Pa
     alone = [sys.executable, "-P", *ffrl, "--out", str(one), "--set", "batch_size=12"]
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for command in (alone, [*torchrun, *ffrl, "--out", str(two), "--set", "batch_size=6"]):
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 100 iterations") == 1
     logs = [list(csv.DictReader((run / "log.csv").read_text().splitlines())) for run in (one, two)]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ffrl.data import NUM_STEPS, TRANSFORMATIONS, Digits, SequenceSampler
+from few import few
+from ffrl.data import DIGIT_FORMAT, NUM_STEPS, TRANSFORMATIONS, DigitDataset, Digits, SequenceSampler
 from ffrl.matching import match
 from ffrl.models import FlowModel, SequenceClassifier
 from ffrl.models.classifier import straight_through
@@ -60,7 +61,7 @@ def test_a_straight_through_sample_is_one_hot_with_the_gradient_of_its_softmax()
 
 def test_gumbel_samples_follow_q() -> None:
     preset = Preset(supervision="weak")
-    gumbel = Noise.draw(preset, 30_000, torch.Generator().manual_seed(0)).gumbel
+    gumbel = Noise.draw(preset, DIGIT_FORMAT, 30_000, torch.Generator().manual_seed(0)).gumbel
     assert gumbel is not None
     q = torch.tensor([0.5, 0.3, 0.2])
     counts = straight_through(q.log().expand_as(gumbel), gumbel, 1.0).mean(0)
@@ -79,9 +80,9 @@ def test_whole_sequences_hold_the_frames_drawn(digits: Digits, weak_preset: Pres
 def test_certain_of_k_it_is_the_objective_with_known_k(digits: Digits, weak_preset: Preset, density: str) -> None:
     preset = dataclasses.replace(weak_preset, density=density, midpoint_collocation=True)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    model = FlowModel(preset)
+    model = FlowModel(preset, DIGIT_FORMAT)
     model.classifier = Certain((0, 1, 2))  # type: ignore[assignment]
-    batch, noise = sampler(digits, preset).draw(), Noise.draw(preset, 6, torch.Generator().manual_seed(5))
+    batch, noise = sampler(digits, preset).draw(), Noise.draw(preset, DIGIT_FORMAT, 6, torch.Generator().manual_seed(5))
     inferred = objective(model, batch, preset, noise)
     model.classifier = None
     known = objective(model, batch, preset, noise)
@@ -93,22 +94,28 @@ def test_certain_of_k_it_is_the_objective_with_known_k(digits: Digits, weak_pres
 
 
 def test_k_is_never_shown(digits: Digits, weak_preset: Preset) -> None:
-    model = FlowModel(weak_preset)
-    batch, noise = sampler(digits, weak_preset).draw(), Noise.draw(weak_preset, 6, torch.Generator().manual_seed(5))
+    model = FlowModel(weak_preset, DIGIT_FORMAT)
+    batch, noise = (
+        sampler(digits, weak_preset).draw(),
+        Noise.draw(weak_preset, DIGIT_FORMAT, 6, torch.Generator().manual_seed(5)),
+    )
     first = objective(model, batch, weak_preset, noise)
     second = objective(model, dataclasses.replace(batch, index=batch.index.flip(0)), weak_preset, noise)
     assert torch.equal(first.loss, second.loss)
 
 
 def test_one_k_for_all_costs_the_balance(digits: Digits, weak_preset: Preset) -> None:
-    model = FlowModel(weak_preset)
+    model = FlowModel(weak_preset, DIGIT_FORMAT)
     assert isinstance(model.classifier, SequenceClassifier)
     last = model.classifier.layers[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.tensor([100.0, 0.0, 0.0]))
-    batch, noise = sampler(digits, weak_preset).draw(), Noise.draw(weak_preset, 6, torch.Generator().manual_seed(5))
+    batch, noise = (
+        sampler(digits, weak_preset).draw(),
+        Noise.draw(weak_preset, DIGIT_FORMAT, 6, torch.Generator().manual_seed(5)),
+    )
     found = objective(model, batch, weak_preset, noise)
     assert found.balance.item() == pytest.approx(math.log(3), rel=1e-5)
     assert found.loss.item() > weak_preset.balance_weight * math.log(3)
@@ -116,16 +123,16 @@ def test_one_k_for_all_costs_the_balance(digits: Digits, weak_preset: Preset) ->
 
 @pytest.mark.parametrize("names", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
 def test_potentials_are_matched_to_transformations(digits: Digits, weak_preset: Preset, names: tuple[int, ...]) -> None:
-    model = FlowModel(weak_preset)
+    model = FlowModel(weak_preset, DIGIT_FORMAT)
     model.classifier = Certain(names)  # type: ignore[assignment]
-    matching = match(model, digits.train[:60], digits.held_out[:60])
+    matching = match(model, few(digits, 60, 60))
     assert matching.potentials == names
     assert matching.inferred is not None and matching.inferred.accuracy > 0.98
     assert matching.inferred.label_of == (0, 1, 2)
 
 
 def test_known_k_needs_no_matching(digits: Digits, small_preset: Preset) -> None:
-    matching = match(FlowModel(small_preset), digits.train[:2], digits.held_out[:2])
+    matching = match(FlowModel(small_preset, DIGIT_FORMAT), few(digits, 2, 2))
     assert matching.potentials == tuple(range(len(TRANSFORMATIONS))) and matching.inferred is None
 
 
@@ -133,8 +140,8 @@ def test_training_tells_the_transformations_apart(digits: Digits, tmp_path: Path
     preset = Preset(
         supervision="weak", latent_dim=8, hidden=(64, 32), potential_width=16, batch_size=24, classifier_width=32
     )
-    trainer = Trainer(preset, Budget(iterations=500), digits.train, tmp_path, seed=0)
+    trainer = Trainer(preset, Budget(iterations=500), DigitDataset(digits), tmp_path, seed=0)
     for _ in range(500):
         trainer.step()
-    inferred = match(trainer.model.eval(), digits.train[:100], digits.held_out[:100]).inferred
+    inferred = match(trainer.model.eval(), few(digits, 100, 100)).inferred
     assert inferred is not None and inferred.accuracy > 0.9, inferred

@@ -4,38 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ffrl.data import dsprites, shapes3d
-from ffrl.data.digits import Digits, load_digits
-from ffrl.data.factor_sequences import FactorSequences, Part
+from ffrl.data.dataset import Dataset
+from ffrl.data.digit_dataset import DigitDataset
+from ffrl.data.digits import load_digits
+from ffrl.data.factor_dataset import FactorDataset
 from ffrl.data.factors import FactorImages
 from ffrl.data.image_folders import load_falcor3d, load_isaac3d
 from ffrl.data.shapes import Shapes
 from ffrl.data.sprites import Sprites
-from ffrl.data.transformations import IMAGE_SHAPE, NUM_STEPS, TRANSFORMATIONS
 from ffrl.errors import UserError
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set and how it moves.
-
-    source: digits, of which `SequenceSampler` makes sequences, or images by factors. moving: the K transformations.
-    num_steps: T, steps of a sequence. image_shape: (C, H, W).
-    """
-
-    name: str
-    source: Digits | FactorImages
-    moving: tuple[str, ...]
-    num_steps: int
-    image_shape: tuple[int, int, int]
-
-    def sequences(self, part: Part, generator: torch.Generator) -> FactorSequences:
-        """The sequences of one part of images by factors. ValueError: the source is digits."""
-        if isinstance(self.source, Digits):
-            raise ValueError(f"sequences: expected images by factors, found {self.name}, which has SequenceSampler")
-        return FactorSequences(self.source, self.moving, self.num_steps, part, generator)
 
 
 @dataclass(frozen=True)
@@ -90,7 +68,7 @@ def find_dataset(name: str, root: Path | None = None) -> Dataset:
     files.
     """
     if name in ("digits", "mnist"):
-        return Dataset(name, load_digits(name, root), TRANSFORMATIONS, NUM_STEPS, IMAGE_SHAPE)
+        return DigitDataset(load_digits(name, root))
     if name not in _ENTRIES:
         raise UserError(f"--data: expected one of {', '.join(DATASETS)}, found {name!r}")
     entry = _ENTRIES[name]
@@ -104,4 +82,4 @@ def find_dataset(name: str, root: Path | None = None) -> Dataset:
         if not root.is_dir():
             raise UserError(f"--root {root}: expected a folder with {entry.files}, found none")
         source = entry.load(root)
-    return Dataset(name, source, entry.moving, entry.num_steps, source.image_shape)
+    return FactorDataset(source, entry.moving, entry.num_steps)

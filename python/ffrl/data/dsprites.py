@@ -24,7 +24,7 @@ FACTOR_NAMES = ("colour", "shape", "scale", "orientation", "x", "y")
 # Orientations run from 0 to a full turn, both included: the last of the 40 shows the first again.
 FACTORS = (
     Factor("colour", 1),
-    Factor("shape", 3),
+    Factor("shape", 3, ordered=False),
     Factor("scale", 6),
     Factor("orientation", 40, cyclic=True, period=39),
     Factor("x", 32),
@@ -93,7 +93,7 @@ def _factors_of(path: Path, classes: NDArray[Any], values: NDArray[Any]) -> tupl
             repeats = size > 1 and bool(np.isclose(column.max() - column.min(), 2 * np.pi))
             factors.append(Factor(name, size, cyclic=True, period=size - 1 if repeats else size))
         else:
-            factors.append(Factor(name, size))
+            factors.append(Factor(name, size, ordered=name != "shape"))
     return tuple(factors)
 
 

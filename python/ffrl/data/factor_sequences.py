@@ -8,11 +8,11 @@ is ever seen in training, as a start or later, by whatever factor it might be re
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ffrl.data.dataset import Part
 from ffrl.data.factors import Factor, FactorImages, rows_of, states_of
 from ffrl.errors import UserError
 
@@ -20,8 +20,6 @@ SPLIT_SEED = 20232
 """Seed of the held-out lines (plus a factor's column). It is not an option: what is held out stays so in every run."""
 HELD_OUT_SHARE = 0.04
 """Share of all images on held-out lines, in equal parts for each moving factor."""
-
-Part = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ class Factor:
     cyclic: the value after the last one is the first.
     period: after how many values a cyclic factor is the same again; default `size`. It is less where the data repeat
         themselves: dSprites' 40 orientations go from 0 to a full turn, so that the last shows the first again.
+    ordered: whether a line through the values means anything; between shapes it does not.
     """
 
     name: str
     size: int
     cyclic: bool = False
     period: int | None = None
+    ordered: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1:

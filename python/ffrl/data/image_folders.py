@@ -26,15 +26,15 @@ FALCOR3D_FACTORS = (
     Factor("camera_z", 6),
 )
 ISAAC3D_FACTORS = (
-    Factor("object_shape", 3),
+    Factor("object_shape", 3, ordered=False),
     Factor("robot_x", 8),
     Factor("robot_y", 5),
     Factor("camera_height", 4),
     Factor("object_scale", 4),
     Factor("lighting_intensity", 4),
     Factor("lighting_y", 6),
-    Factor("object_colour", 4),
-    Factor("wall_colour", 4),
+    Factor("object_colour", 4, ordered=False),
+    Factor("wall_colour", 4, ordered=False),
 )
 
 

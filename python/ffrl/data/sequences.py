@@ -1,36 +1,12 @@
-"""Batches of sequences for training: which digits, which transformation, from which state, and which frames."""
+"""Batches of sequences of digits: which digits, which transformation, from which state, and which frames."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ffrl.data.batch import SequenceBatch, draw_times, frame_weights
 from ffrl.data.transformations import NUM_STEPS, TRANSFORMATIONS, render
-
-
-@dataclass  # not frozen: Fabric sets the fields of what it passes to a module
-class SequenceBatch:
-    """The frames of B sequences that a training step looks at, M = 1 + random frames of each.
-
-    index: int64 (B,), the transformation k of each row. times: int64 (B, M), the frames drawn; times[:, 0] is 0.
-    frames: float32 (B, M, 3, 28, 28) in [0, 1]. weights: float32 (M,), so that the weighted sum over the M frames has
-    the sum over all T + 1 frames as its expectation. sequence: all frames in order, (B, T + 1, 3, 28, 28), where the
-    sampler draws whole sequences, else None.
-    """
-
-    index: Tensor
-    times: Tensor
-    frames: Tensor
-    weights: Tensor
-    sequence: Tensor | None = None
-
-    def to(self, device: torch.device) -> "SequenceBatch":
-        """The same on `device`."""
-        sequence = None if self.sequence is None else self.sequence.to(device, non_blocking=True)
-        index, times, frames, weights = (
-            x.to(device, non_blocking=True) for x in (self.index, self.times, self.frames, self.weights)
-        )
-        return SequenceBatch(index, times, frames, weights, sequence)
 
 
 @dataclass(frozen=True)
@@ -51,8 +27,8 @@ class SequencePlan:
 class SequenceSampler:
     """Draws batches of sequences without end; its whole state is in `state_dict`.
 
-    grey: uint8 (N, 28, 28). Every epoch visits all digits once, in a random order. Each batch has equal rows per
-    transformation (batch_size is a multiple of their number). Of the T = 8 frames after frame 0, `random_frames`
+    grey: uint8 (N, 28, 28). Every epoch visits all digits once, in a random order. The rows of a batch are shared out
+    equally among the transformations, a remainder at random. Of the T = 8 frames after frame 0, `random_frames`
     distinct ones are drawn for each row. With probability `random_start` each OTHER factor of a row is held at a
     state drawn from 0…8, so that flows meet each other's outcomes; without it they compose badly. whole_sequences:
     render all frames, for who must find k from them.
@@ -67,8 +43,8 @@ class SequenceSampler:
         generator: torch.Generator,
         whole_sequences: bool = False,
     ) -> None:
-        if batch_size < 1 or batch_size % len(TRANSFORMATIONS):
-            raise ValueError(f"batch_size: expected a positive multiple of {len(TRANSFORMATIONS)}, found {batch_size}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
         if not 1 <= random_frames <= NUM_STEPS:
             raise ValueError(f"random_frames: expected 1 to {NUM_STEPS}, found {random_frames}")
         if not 0 <= random_start <= 1:
@@ -80,8 +56,7 @@ class SequenceSampler:
         self.generator = generator
         self.whole_sequences = whole_sequences
         self._queue = torch.empty(0, dtype=torch.int64)
-        self._index = torch.arange(len(TRANSFORMATIONS)).repeat_interleave(batch_size // len(TRANSFORMATIONS))
-        self._weights = torch.tensor([1.0] + [NUM_STEPS / random_frames] * random_frames)
+        self._weights = frame_weights(NUM_STEPS, random_frames)
 
     def draw(self) -> SequenceBatch:
         """The next batch."""
@@ -90,15 +65,14 @@ class SequenceSampler:
     def plan(self) -> SequencePlan:
         """The next batch, to be rendered whole or in shares."""
         rows, factors = self.batch_size, len(TRANSFORMATIONS)
-        digits = self._next_digits()
-        order = torch.rand(rows, NUM_STEPS, generator=self.generator).argsort(dim=1)
-        times = torch.cat([torch.zeros(rows, 1, dtype=torch.int64), 1 + order[:, : self.random_frames]], dim=1)
+        digits, index = self._next_digits(), self._next_index()
+        times = draw_times(rows, NUM_STEPS, self.random_frames, self.generator)
         start = torch.randint(0, NUM_STEPS + 1, (rows, factors), generator=self.generator)
         start *= torch.rand(rows, factors, generator=self.generator) < self.random_start
-        start[torch.arange(rows), self._index] = 0
+        start[torch.arange(rows), index] = 0
         states = start[:, None, :].repeat(1, times.shape[1], 1)
-        states[torch.arange(rows), :, self._index] = times
-        return SequencePlan(digits, self._index, times, states)
+        states[torch.arange(rows), :, index] = times
+        return SequencePlan(digits, index, times, states)
 
     def render(self, plan: SequencePlan) -> SequenceBatch:
         """The frames of a plan or of a share of one."""
@@ -130,3 +104,11 @@ class SequenceSampler:
             self._queue = torch.cat([self._queue, torch.randperm(len(self.grey), generator=self.generator)])
         digits, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
         return digits
+
+    def _next_index(self) -> Tensor:
+        count = len(TRANSFORMATIONS)
+        index = torch.arange(count).repeat(self.batch_size // count)
+        remainder = self.batch_size % count
+        if remainder:
+            index = torch.cat([index, torch.randperm(count, generator=self.generator)[:remainder]])
+        return index.sort().values

@@ -21,7 +21,7 @@ FACTORS = (
     Factor("wall_hue", 10, cyclic=True),
     Factor("object_hue", 10, cyclic=True),
     Factor("scale", 8),
-    Factor("shape", 4),
+    Factor("shape", 4, ordered=False),
     Factor("orientation", 15),
 )
 
@@ -94,7 +94,7 @@ def _factors_of(path: Path, labels: Any) -> tuple[Factor, ...]:
             # Hues are fractions of the circle: where both ends 0 and 1 occur, they are the same colour.
             repeats = len(values) > 1 and bool(np.isclose(values[-1] - values[0], 1))
             period = len(values) - 1 if repeats else len(values)
-        factors.append(Factor(factor.name, len(values), factor.cyclic, period))
+        factors.append(Factor(factor.name, len(values), factor.cyclic, period, factor.ordered))
     sizes = tuple(factor.size for factor in factors)
     rows = np.arange(len(labels))
     if int(np.prod(sizes)) != len(labels) or not np.array_equal(

@@ -12,9 +12,12 @@ from kornia.color import hsv_to_rgb
 from kornia.geometry import get_rotation_matrix2d, warp_affine
 from torch import Tensor
 
+from ffrl.data.dataset import SequenceFormat
+
 TRANSFORMATIONS = ("scale", "rotate", "colour")
 NUM_STEPS = 8
 IMAGE_SHAPE = (3, 28, 28)
+FORMAT = SequenceFormat(TRANSFORMATIONS, NUM_STEPS, IMAGE_SHAPE)
 ZOOM_STEP = 0.1
 ROTATION_STEP_DEGREES = 10.0
 HUE_STEP_DEGREES = 20.0

@@ -39,7 +39,7 @@ class SequenceModel(NamedTuple):
 
 
 def of_flow_model(model: FlowModel, likelihood: Likelihood) -> SequenceModel:
-    """`FlowModel` as the bound asks for it; its images are (3, 28, 28)."""
+    """`FlowModel` as the bound asks for it; under "normal" the means are decode(z), in [0, 1]."""
     _check_likelihood(likelihood)
     coder = model.autoencoder
 

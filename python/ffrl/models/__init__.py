@@ -1,7 +1,16 @@
-"""The networks: the autoencoder of images and the model that adds the latent flows to it."""
+"""The networks: the autoencoders of images and the model that adds the latent flows to them."""
 
-from ffrl.models.autoencoder import MLPAutoencoder, Posterior
+from ffrl.models.autoencoder import Autoencoder, MLPAutoencoder, Posterior
 from ffrl.models.classifier import SequenceClassifier
+from ffrl.models.convolutional import ConvAutoencoder, LargeConvAutoencoder
 from ffrl.models.flow_model import FlowModel
 
-__all__ = ["FlowModel", "MLPAutoencoder", "Posterior", "SequenceClassifier"]
+__all__ = [
+    "Autoencoder",
+    "ConvAutoencoder",
+    "FlowModel",
+    "LargeConvAutoencoder",
+    "MLPAutoencoder",
+    "Posterior",
+    "SequenceClassifier",
+]

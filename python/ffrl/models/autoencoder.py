@@ -1,13 +1,12 @@
-"""The variational autoencoder of single images."""
+"""The variational autoencoder of single images: what all of them have in common, and the one without convolutions."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from ffrl.data.transformations import IMAGE_SHAPE
 
 
 class Posterior(NamedTuple):
@@ -25,32 +24,49 @@ class Posterior(NamedTuple):
         return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance).sum(dim=1)
 
 
-class MLPAutoencoder(nn.Module):
-    """Encoder pixels-…-2D and decoder D-…-pixels with ReLU between.
+class Autoencoder(nn.Module):
+    """An encoder of images into codes of D numbers and a decoder of codes into images.
 
-    latent_dim: D. hidden: the encoder's widths; the decoder has them in reverse.
-    An MLP, because at this image size it is several times cheaper a step than convolutions and steps are what counts.
+    image_shape: (C, H, W). encoder: (B, C, H, W) → (B, 2D), the mean beside the log variance. decoder: (N, D) → logits
+    (N, C, H, W).
     """
 
-    def __init__(self, latent_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        pixels = IMAGE_SHAPE[0] * IMAGE_SHAPE[1] * IMAGE_SHAPE[2]
-        self.encoder = _mlp([pixels, *hidden, 2 * latent_dim])
-        self.decoder = _mlp([latent_dim, *reversed(hidden), pixels])
+        self.image_shape = image_shape
+        self.encoder = encoder
+        self.decoder = decoder
 
     def encode(self, images: Tensor) -> Posterior:
-        """images (B, 3, 28, 28) in [0, 1] → Posterior of (B, D)."""
-        mean, log_variance = self.encoder(images.flatten(1)).chunk(2, dim=1)
+        """images (B, C, H, W) in [0, 1] → Posterior of (B, D)."""
+        mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return Posterior(mean, log_variance)
 
     def decode_logits(self, z: Tensor) -> Tensor:
-        """z (…, D) → logits (…, 3, 28, 28) of the Bernoulli p(x|z)."""
-        logits: Tensor = self.decoder(z)
-        return logits.reshape(*z.shape[:-1], *IMAGE_SHAPE)
+        """z (…, D) → logits (…, C, H, W) of the Bernoulli p(x|z)."""
+        logits: Tensor = self.decoder(z.reshape(-1, z.shape[-1]))
+        return logits.reshape(*z.shape[:-1], *self.image_shape)
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (…, D) → mean image (…, 3, 28, 28) of p(x|z), in [0, 1]."""
+        """z (…, D) → mean image (…, C, H, W) of p(x|z), in [0, 1]."""
         return torch.sigmoid(self.decode_logits(z))
+
+
+class MLPAutoencoder(Autoencoder):
+    """Encoder pixels-…-2D and decoder D-…-pixels with ReLU between.
+
+    latent_dim: D. hidden: the encoder's widths; the decoder has them in reverse.
+    At small image sizes it is several times cheaper a step than convolutions, and steps are what counts.
+    """
+
+    def __init__(self, latent_dim: int, hidden: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+        pixels = math.prod(image_shape)
+        encoder = _mlp([pixels, *hidden, 2 * latent_dim])
+        decoder = _mlp([latent_dim, *reversed(hidden), pixels])
+        super().__init__(image_shape, encoder, decoder)
+
+    def encode(self, images: Tensor) -> Posterior:
+        return super().encode(images.flatten(1))
 
 
 def _mlp(widths: list[int]) -> nn.Sequential:

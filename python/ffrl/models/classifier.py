@@ -4,32 +4,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ffrl.data.transformations import IMAGE_SHAPE, NUM_STEPS
+from ffrl.data.dataset import SequenceFormat
 
-_POOL = 2
+_POOLED_SIDE = 14
 
 
 class SequenceClassifier(nn.Module):
-    """Logits (B, K) of whole sequences (B, T + 1, 3, 28, 28), from all frames at once at half their resolution.
+    """Logits (B, K) of whole sequences (B, T + 1, C, H, W), from all frames at once at a low resolution.
 
-    The frames are averaged over 2×2 pixels and what each differs from frame 0 is put beside frame 0: a transformation
-    shows in the differences, whatever moves.
+    The frames are averaged over squares of pixels, down to about 14×14, and what each differs from frame 0 is put
+    beside frame 0: a transformation shows in the differences, whatever moves.
     """
 
-    def __init__(self, num_transformations: int, width: int) -> None:
+    def __init__(self, sequences: SequenceFormat, width: int) -> None:
         super().__init__()
-        channels, height, columns = IMAGE_SHAPE
-        features = (NUM_STEPS + 1) * channels * (height // _POOL) * (columns // _POOL)
+        channels, height, columns = sequences.image_shape
+        self.pool = max(1, height // _POOLED_SIDE)
+        features = (sequences.num_steps + 1) * channels * (height // self.pool) * (columns // self.pool)
         self.layers = nn.Sequential(
             nn.Linear(features, width),
             nn.ReLU(),
             nn.Linear(width, width),
             nn.ReLU(),
-            nn.Linear(width, num_transformations),
+            nn.Linear(width, len(sequences)),
         )
 
     def forward(self, sequence: Tensor) -> Tensor:
-        small = F.avg_pool2d(sequence.flatten(0, 1), _POOL).unflatten(0, sequence.shape[:2])
+        small = F.avg_pool2d(sequence.flatten(0, 1), self.pool).unflatten(0, sequence.shape[:2])
         first, rest = small[:, :1], small[:, 1:]
         logits: Tensor = self.layers(torch.cat([first, rest - first], dim=1).flatten(1))
         return logits

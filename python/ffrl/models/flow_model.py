@@ -5,9 +5,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ffrl.data.transformations import NUM_STEPS, TRANSFORMATIONS
-from ffrl.models.autoencoder import MLPAutoencoder
+from ffrl.data.dataset import SequenceFormat
+from ffrl.models.autoencoder import Autoencoder, MLPAutoencoder
 from ffrl.models.classifier import SequenceClassifier
+from ffrl.models.convolutional import ConvAutoencoder, LargeConvAutoencoder
 from ffrl.presets import Preset
 from ffrl_fast import PotentialBank, integrate, log_det
 
@@ -26,16 +27,20 @@ class FlowModel(nn.Module):
     """q(z_0|x_0), p(x_t|z_t) and z_t = z_{t−1} + ∇u^k(z_{t−1}, t), t = 1…T.
 
     Song, Keller, Sebe, Welling, NeurIPS 2023, arXiv 2309.13167; there the potentials are clocked, here any bank serves.
+    With n `substeps` each step is made of n Euler steps of 1/n, at the times t, t + 1/n, …
 
+    sequences: K, T and the shape of the images, as of `Dataset.format`.
     autoencoder: images ↔ latents. potentials: the bank of u^k, one for each transformation. forces: the bank of F^k,
     tanh-bounded, f^k = −(F^k)² in the Hamilton–Jacobi equation ∂_t u + ½‖∇u‖² = f. log_diffusion: log D_k of the prior
-    flow, (K,), where the preset asks for densities, else None. classifier: q(k|x_0…x_T) of weak supervision, else None.
+    flow, (K,), where the preset asks for densities and the diffusion prior, else None. classifier: q(k|x_0…x_T) of weak
+    supervision, else None.
     """
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, sequences: SequenceFormat) -> None:
         super().__init__()
-        self.autoencoder = MLPAutoencoder(preset.latent_dim, preset.hidden)
-        count = len(TRANSFORMATIONS)
+        self.autoencoder = _autoencoder(preset, sequences.image_shape)
+        count = len(sequences)
+        self.num_steps, self.substeps = sequences.num_steps, preset.substeps
         self.potentials = PotentialBank(
             count,
             preset.latent_dim,
@@ -54,12 +59,16 @@ class FlowModel(nn.Module):
         )
         self.density, self.density_directions = preset.density, preset.density_directions
         weak = preset.supervision == "weak"
-        self.classifier = SequenceClassifier(count, preset.classifier_width) if weak else None
-        self.log_diffusion = None if preset.density == "none" else nn.Parameter(torch.zeros(count))
+        self.classifier = SequenceClassifier(sequences, preset.classifier_width) if weak else None
+        diffuses = preset.density != "none" and preset.prior == "diffusion"
+        self.log_diffusion = nn.Parameter(torch.zeros(count)) if diffuses else None
 
-    def flow(self, z0: Tensor, index: int | Tensor, *, steps: int = NUM_STEPS) -> Tensor:
-        """Follow the flow of `index` (one k, or int64 (B,)) from z0 (B, D): z_0…z_steps, (steps + 1, B, D)."""
-        return integrate(z0, _times(z0, steps), self.potentials, index=index).z
+    def flow(self, z0: Tensor, index: int | Tensor, *, steps: int | None = None) -> Tensor:
+        """Follow the flow of `index` (one k, or int64 (B,)) from z0 (B, D): z_0…z_steps, (steps + 1, B, D).
+
+        steps: T when not given.
+        """
+        return integrate(z0, self._times(z0, steps), self.potentials, index=index, substeps=self.substeps).z
 
     def flow_with_residual(
         self,
@@ -67,23 +76,29 @@ class FlowModel(nn.Module):
         index: int | Tensor | None = None,
         *,
         gates: Tensor | None = None,
-        steps: int = NUM_STEPS,
+        steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> "FlowWithResidual":
-        """As `flow`, with the residual and, where the preset asks for densities, log|det(I + ∇²u)| of each step.
+        """As `flow`, with the residual of each Euler step and, where the preset asks for densities, log|det| of each
+        step.
 
         gates: (B, K), instead of `index`: the flow of Σ_k g_k u^k. generator: of the random directions of density
         "hutchinson".
         """
-        times, own = _times(z0, steps), _DENSITY_OUTPUT.get(self.density)
+        moments, length = self._euler_steps(z0, steps)
+        own = _DENSITY_OUTPUT.get(self.density)
         outputs: tuple[Any, ...] = ("residual",) if own is None else ("residual", own)
-        path = integrate(z0, times, self.potentials, index=index, gates=gates, force=self.forces, outputs=outputs)
+        path = integrate(
+            z0, moments, self.potentials, index=index, gates=gates, force=self.forces, step=length, outputs=outputs
+        )
         assert path.residual is not None  # it was asked for
         volume = None if own is None else getattr(path, own)
         if self.density == "hutchinson":
-            points = zip(path.z[:-1], times, strict=True)
+            points = zip(path.z[:-1], moments, strict=True)
             volume = torch.stack([self._estimated_log_det(z, t, index, gates, generator) for z, t in points])
-        return FlowWithResidual(path.z, path.residual, volume)
+        return FlowWithResidual(
+            path.z[:: self.substeps], path.residual, None if volume is None else self._of_steps(volume)
+        )
 
     def _estimated_log_det(
         self,
@@ -99,29 +114,49 @@ class FlowModel(nn.Module):
             self.potentials,
             index=index,
             gates=gates,
+            step=1 / self.substeps,
             method="hutchinson",
             num_directions=self.density_directions,
             generator=generator,
         ).value
 
     def volume_change(
-        self, z0: Tensor, index: int | Tensor, *, steps: int = NUM_STEPS
+        self, z0: Tensor, index: int | Tensor, *, steps: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each step of the flow from z0 (B, D), (steps, B): log|det(I + ∇²u)|, exact; the paper code's row sums in
-        its place; and the smallest eigenvalue of I + ∇²u, which is positive unless the step folds.
+        """Of each step of the flow from z0 (B, D), (steps, B), Δ = 1/substeps: Σ log|det(I + Δ∇²u)| over its Euler
+        steps, exact; the paper code's row sums in its place; and the smallest eigenvalue of all I + Δ∇²u, which is
+        positive unless the step folds.
         """
-        times = _times(z0, steps)
-        path = integrate(z0, times, self.potentials, index=index, outputs=("row_sum",))
-        points = zip(path.z[:-1], times, strict=True)
-        exact = [log_det(z, t, self.potentials, index=index, smallest=True) for z, t in points]
+        moments, length = self._euler_steps(z0, steps)
+        path = integrate(z0, moments, self.potentials, index=index, step=length, outputs=("row_sum",))
+        points = zip(path.z[:-1], moments, strict=True)
+        exact = [log_det(z, t, self.potentials, index=index, step=length, smallest=True) for z, t in points]
         assert path.row_sum is not None
         smallest = torch.stack([e.smallest for e in exact if e.smallest is not None])
-        return torch.stack([e.value for e in exact]), path.row_sum, smallest
+        return (
+            self._of_steps(torch.stack([e.value for e in exact])),
+            self._of_steps(path.row_sum),
+            smallest.unflatten(0, (-1, self.substeps)).amin(dim=1),
+        )
+
+    def _times(self, z0: Tensor, steps: int | None) -> Tensor:
+        """t = 1…steps, when the steps of the flow ask for the potential."""
+        last = self.num_steps if steps is None else steps
+        return torch.arange(1, last + 1, dtype=z0.dtype, device=z0.device)
+
+    def _euler_steps(self, z0: Tensor, steps: int | None) -> tuple[Tensor, float]:
+        """The times at which the Euler steps start, (steps·substeps,), and their length."""
+        offsets = torch.arange(self.substeps, dtype=z0.dtype, device=z0.device) / self.substeps
+        return (self._times(z0, steps)[:, None] + offsets).flatten(), 1 / self.substeps
+
+    def _of_steps(self, volume: Tensor) -> Tensor:
+        """(steps·substeps, B) → sums over the Euler steps of each step, (steps, B)."""
+        return volume.unflatten(0, (-1, self.substeps)).sum(dim=1)
 
 
 class FlowWithResidual(NamedTuple):
-    """z_0…z_steps (steps + 1, B, D); r = ∂_t u + ½‖∇u‖² + F² at each (z_{t−1}, t) that the flow asks (steps, B); and
-    log|det(I + ∇²u)| there (steps, B), by the preset's density, or None.
+    """z_0…z_steps (steps + 1, B, D); r = ∂_t u + ½‖∇u‖² + F² at each (z, t) that the flow asks (steps·substeps, B); and
+    Σ log|det(I + Δ∇²u)| over each step's Euler steps (steps, B), by the preset's density, or None.
     """
 
     z: Tensor
@@ -129,5 +164,9 @@ class FlowWithResidual(NamedTuple):
     log_det: Tensor | None
 
 
-def _times(z0: Tensor, steps: int) -> Tensor:
-    return torch.arange(1, steps + 1, dtype=z0.dtype, device=z0.device)
+def _autoencoder(preset: Preset, image_shape: tuple[int, int, int]) -> Autoencoder:
+    if preset.autoencoder == "conv":
+        return ConvAutoencoder(preset.latent_dim, preset.conv_width, image_shape)
+    if preset.autoencoder == "conv_large":
+        return LargeConvAutoencoder(preset.latent_dim, preset.conv_width, image_shape)
+    return MLPAutoencoder(preset.latent_dim, preset.hidden, image_shape)

@@ -34,7 +34,13 @@ class Budget:
         return f"{self.iterations} iterations" if self.iterations else f"{self.minutes:g} minutes"
 
 
-def learning_rate(peak: float, fraction: float, iteration: int, warmup_iterations: int) -> float:
-    """Half a cosine from `peak` to 0 over the budget, times a linear warm-up over the first iterations."""
+def learning_rate(
+    peak: float, fraction: float, iteration: int, warmup_iterations: int, schedule: str = "cosine"
+) -> float:
+    """Half a cosine from `peak` to 0 over the budget ("cosine"), or `peak` ("constant"), times a linear warm-up over
+    the first iterations.
+    """
     warmup = min(1.0, (iteration + 1) / warmup_iterations) if warmup_iterations else 1.0
+    if schedule == "constant":
+        return peak * warmup
     return peak * warmup * 0.5 * (1 + math.cos(math.pi * fraction))

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
-from ffrl.data import SequenceBatch, SequenceSampler
+from ffrl.data import Dataset, SequenceBatch
 from ffrl.errors import UserError
 from ffrl.models import FlowModel
 from ffrl.noise import Noise
@@ -40,9 +40,9 @@ class _Step(nn.Module):
 
 
 class Trainer:
-    """Trains a FlowModel on sequences of digits.
+    """Trains a FlowModel on the sequences of a data set.
 
-    grey: uint8 (N, 28, 28), the digits to train on. run: the folder for log.csv and checkpoints; a checkpoint in it is
+    run: the folder for log.csv and checkpoints; a checkpoint in it is
     continued exactly: under a budget of iterations an interrupted and resumed run ends with the same bits as one that
     was not interrupted. seed decides the initial weights, the batches and the noise.
 
@@ -55,7 +55,7 @@ class Trainer:
         self,
         preset: Preset,
         budget: Budget,
-        grey: Tensor,
+        data: Dataset,
         run: Path,
         seed: int,
         fabric: Fabric | None = None,
@@ -64,7 +64,9 @@ class Trainer:
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1, found {accumulate}")
+        preset.require_fit(data)
         self.preset = preset
+        self.format = data.format
         self.budget = budget
         self.run = run
         self.fabric = connect() if fabric is None else fabric
@@ -73,10 +75,9 @@ class Trainer:
         # Forked, so that the caller's random numbers are left as they were.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = FlowModel(preset)
+            self.model = FlowModel(preset, data.format)
         self.generator = torch.Generator().manual_seed(seed)
-        self.sampler = SequenceSampler(
-            grey,
+        self.sampler = data.sampler(
             preset.batch_size * self._shares,
             preset.random_frames,
             preset.random_start,
@@ -155,13 +156,19 @@ class Trainer:
         Returns the mean over the whole batch.
         """
         fraction = self.budget.fraction(self.iteration, self.seconds)
-        rate = learning_rate(self.preset.learning_rate, fraction, self.iteration, self.preset.warmup_iterations)
+        rate = learning_rate(
+            self.preset.learning_rate,
+            fraction,
+            self.iteration,
+            self.preset.warmup_iterations,
+            self.preset.schedule,
+        )
         self.optimizer.param_groups[0]["lr"] = rate
         start, end = self.preset.temperature_start, self.preset.temperature_end
         temperature = start + (end - start) * fraction
         self._fabric_optimizer.zero_grad(set_to_none=True)
         plan = self.sampler.plan()
-        noise = Noise.draw(self.preset, len(plan.index), self.generator)
+        noise = Noise.draw(self.preset, self.format, len(plan.index), self.generator)
         found = []
         for part in range(self.accumulate):
             number = self.fabric.global_rank * self.accumulate + part

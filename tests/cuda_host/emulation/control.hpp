@@ -24,6 +24,9 @@ FFRL_CONTROL void ffrl_cuda_host_reset(std::uint64_t seed, unsigned reshuffle_on
 /// The message of the first failure since the last reset; empty if there was none.
 FFRL_CONTROL const char* ffrl_cuda_host_failure() { return cuda_host::failure.message.c_str(); }
 
+/// Hands all launches to a function from now on; null: the emulation runs them again.
+FFRL_CONTROL void ffrl_cuda_host_divert(cuda_host::Diversion to) { cuda_host::diversion = to; }
+
 FFRL_CONTROL void ffrl_cuda_host_register(const void* begin, std::uint64_t bytes, const char* name) {
   cuda_host::global_memory.add(begin, bytes, name);
 }

@@ -1,6 +1,8 @@
 // A launch: its limits, its blocks in random order, one at a time.
 #pragma once
 
+#include <dlfcn.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -78,6 +80,30 @@ inline void run_blocks(dim3 grid, dim3 size, std::size_t shared_bytes, void (*bo
   observe(&launch_end);
 }
 
+/// Takes launches in place of the emulation: the kernel's symbol, grid, block and shared memory, its parameters and
+/// their sizes.
+using Diversion = void (*)(const char* symbol, const unsigned* grid, const unsigned* block, std::uint64_t shared_bytes,
+                           const void* const* parameters, const std::uint64_t* sizes, int count);
+inline Diversion diversion = nullptr;
+
+template <class... Parameters>
+void divert(const void* kernel, dim3 grid, dim3 size, std::size_t shared_bytes,
+            const std::tuple<Parameters...>& given) {
+  Dl_info symbol{};
+  if (!dladdr(kernel, &symbol) || !symbol.dli_sname) {
+    refuse(cudaErrorInvalidValue, "the kernel has no symbol");
+    return;
+  }
+  const unsigned sizes_of[6] = {grid.x, grid.y, grid.z, size.x, size.y, size.z};
+  std::apply(
+      [&](const Parameters&... each) {
+        const void* const at[] = {&each...};
+        const std::uint64_t bytes[] = {sizeof(Parameters)...};
+        diversion(symbol.dli_sname, sizes_of, sizes_of + 3, shared_bytes, at, bytes, sizeof...(Parameters));
+      },
+      given);
+}
+
 /// Nothing runs after a failure until cudaGetLastError has returned it.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 size, std::size_t shared_bytes, cudaStream_t,
@@ -85,6 +111,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 size, std::size_t sha
   if (failure.pending != cudaSuccess) return;
   if (!within_limits(reinterpret_cast<const void*>(kernel), grid, size, shared_bytes)) return;
   auto call = std::pair(kernel, std::tuple<Parameters...>(std::forward<Arguments>(arguments)...));
+  if (diversion) return divert(reinterpret_cast<const void*>(kernel), grid, size, shared_bytes, call.second);
   // Every thread gets its own copy of the parameters.
   constexpr auto body = [](void* context) {
     const auto& [function, parameters] = *static_cast<const decltype(call)*>(context);

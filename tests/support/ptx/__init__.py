@@ -4,7 +4,7 @@
 >>> launch = module.launch("kernel", grid=(2,), block=(128,), args=(x, out, 100))
 >>> launch.races, launch.traffic[1].distinct_stored
 
-See docs/gpu-checks.md for what it executes, what it checks and what it cannot see.
+See docs/gpu.md for what it executes, what it checks and what it cannot see.
 """
 
 from ptx import mutate, triton

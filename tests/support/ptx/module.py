@@ -18,6 +18,9 @@ from ptx.library import Fault, Request, library, taken
 Array: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor"
 Argument: TypeAlias = "Array | int | float | bytes | None"
 
+# Where the interpreter maps buffers: program.hpp.
+_FIRST_BUFFER, _WINDOW_BITS = 8, 36
+
 FORMATS = {"u8": "B", "s8": "b", "b8": "B", "u16": "H", "s16": "h", "b16": "H", "u32": "I", "s32": "i", "b32": "I"}
 FORMATS |= {"u64": "Q", "s64": "q", "b64": "Q", "f16": "e", "f32": "f", "f64": "d"}
 
@@ -97,6 +100,7 @@ class Module:
         shared: int = 0,
         seed: int = 0,
         limit: int = 200_000_000,
+        memory: Sequence[Array] = (),
     ) -> Launch:
         """Runs a kernel: blocks in a random order, warps by random priorities, both drawn from ``seed``.
 
@@ -107,6 +111,9 @@ class Module:
         args: numpy arrays and torch tensors, contiguous, are copied in and out, also when the launch fails; numbers go
             by the parameter's type; bytes are a structure; None is the null pointer. The same array given twice is one
             buffer.
+        memory: arrays that pointers within structures point into, by their own addresses. Those are translated: every
+            eight aligned bytes of a structure whose value lies in one of the arrays. Their traffic is reported by place
+            after the arguments.
         shared: bytes of dynamic shared memory
         limit: warp instructions a block, after which it counts as never ending
 
@@ -121,7 +128,7 @@ class Module:
 
         buffers: dict[int, int] = {}  # the address of an array → its number
         where: list[int] = []  # the arguments that are arrays, by number
-        memory: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+        held: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
         space = bytearray(max((p["offset"] + p["bytes"] for p in parameters), default=0))
         of_parameter = [-1] * len(args)
         for i, (value, parameter) in enumerate(zip(args, parameters, strict=True)):
@@ -131,15 +138,32 @@ class Module:
                     raise ValueError(f"args[{i}]: expected a {parameter['type']}, found an array")
                 key = data.ctypes.data if data.size else -1 - i
                 if key not in buffers:
-                    buffers[key] = len(memory)
+                    buffers[key] = len(held)
                     where.append(i)
-                    memory.append(data.copy())
+                    held.append(data.copy())
                 of_parameter[i] = buffers[key]
             else:
                 raw = _packed(value, parameter["type"], parameter["bytes"])
                 if len(raw) != parameter["bytes"]:
                     raise ValueError(f"args[{i}]: expected {parameter['bytes']} bytes, found {len(raw)}")
                 space[parameter["offset"] : parameter["offset"] + len(raw)] = raw
+
+        for place, array in enumerate(memory):
+            data = _bytes_of(array)
+            if data.size and data.ctypes.data not in buffers:
+                buffers[data.ctypes.data] = len(held)
+                where.append(len(args) + place)
+                held.append(data.copy())
+        ends = {start: start + held[number].size for start, number in buffers.items() if start >= 0}
+        for parameter, value in zip(parameters, args, strict=True):
+            if not isinstance(value, bytes):
+                continue
+            for at in range(parameter["offset"], parameter["offset"] + parameter["bytes"] - 7, 8):
+                pointer = int.from_bytes(space[at : at + 8], "little")
+                for start, end in ends.items():
+                    if start <= pointer < end:
+                        inside = ((_FIRST_BUFFER + buffers[start]) << _WINDOW_BITS) + pointer - start
+                        space[at : at + 8] = inside.to_bytes(8, "little")
 
         request = Request(
             entry=name.encode(),
@@ -148,9 +172,9 @@ class Module:
             shared=shared,
             seed=seed,
             limit=limit,
-            buffer_count=len(memory),
-            buffers=(ctypes.c_void_p * len(memory))(*(data.ctypes.data for data in memory)),
-            buffer_bytes=(ctypes.c_uint64 * len(memory))(*(data.size for data in memory)),
+            buffer_count=len(held),
+            buffers=(ctypes.c_void_p * len(held))(*(data.ctypes.data for data in held)),
+            buffer_bytes=(ctypes.c_uint64 * len(held))(*(data.size for data in held)),
             parameters=bytes(space),
             parameter_bytes=len(space),
             parameter_buffers=(ctypes.c_int32 * len(args))(*of_parameter),
@@ -160,8 +184,9 @@ class Module:
         if not answer:
             raise Fault(taken(message))
         report = json.loads(taken(answer))
-        for i, data in zip(where, memory, strict=True):
-            _bytes_of(args[i])[:] = data  # type: ignore[arg-type]
+        arrays = [*args, *memory]
+        for i, data in zip(where, held, strict=True):
+            _bytes_of(arrays[i])[:] = data  # type: ignore[arg-type]
         if report["error"]:
             raise Fault(report["error"])
         return self._read(name, report, where)

@@ -53,6 +53,31 @@ KINDS: dict[str, tuple[str, Callable[[str], str | None]]] = {
 }
 
 
+def mutants_by_source(text: str, kinds: Sequence[str] = ("barrier", "wait")) -> Iterator[Mutant]:
+    """Mutants of text compiled with ``-lineinfo``: one for each line of the source, in all places it was inlined into.
+
+    Two consecutive barriers of one function need not both be needed where it is inlined; the line that has them is.
+    """
+    lines = text.splitlines()
+    files = {m[1]: m[2] for line in lines if (m := re.match(r"\s*\.file\s+(\d+)\s+\"([^\"]+)\"", line))}
+    for kind in kinds:
+        what, change = KINDS[kind]
+        by_line: dict[tuple[str, int], dict[int, str]] = {}
+        at = ("", 0)
+        for number, line in enumerate(lines):
+            if place := re.match(r"\s*\.loc\s+(\d+)\s+(\d+)", line):
+                at = files[place[1]], int(place[2])
+            changed = change(line)
+            if changed is not None and changed != line:
+                by_line.setdefault(at, {})[number] = changed
+        for (file, source), replaced in by_line.items():
+            name = file.rsplit("/", 1)[-1]
+            yield Mutant(
+                f"{what}, {name}:{source}, {len(replaced)} times",
+                "\n".join(replaced.get(number, line) for number, line in enumerate(lines)),
+            )
+
+
 def mutants(text: str, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[Mutant]:
     """Every mutant of the given kinds: ``barrier``, ``wait``, ``address``, ``predicate``, ``stride``."""
     lines = text.splitlines()

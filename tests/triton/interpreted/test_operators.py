@@ -17,7 +17,7 @@ from ffrl_fast.tolerances import (
 )
 
 
-@settings(max_examples=8)
+@settings(max_examples=3)
 @given(case=cases(max_rows=40, max_size=40).filter(lambda c: c.dim < 324 and c.width < 324))
 @example(case=Case(0, 3, 4, potentials=2, selection="index", force=True))
 @example(case=Case(1, 1, 1, out_activation="identity", time_embedding="none"))

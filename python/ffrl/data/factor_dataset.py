@@ -1,0 +1,121 @@
+"""Images by factors, one factor moving, as a data set of sequences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ffrl.data.batch import SequenceBatch, draw_times, frame_weights
+from ffrl.data.dataset import Dataset, Part, SequenceFormat
+from ffrl.data.factor_sequences import FactorSequences
+from ffrl.data.factors import FactorImages
+
+
+@dataclass(frozen=True)
+class FactorPlan:
+    """A batch that is not rendered yet: index (B,), times (B, M), states (B, T + 1, F), all int64."""
+
+    index: Tensor
+    times: Tensor
+    states: Tensor
+
+    def share(self, number: int, shares: int) -> "FactorPlan":
+        """Every `shares`-th row from row `number` on."""
+        rows = slice(number, None, shares)
+        return FactorPlan(self.index[rows], self.times[rows], self.states[rows])
+
+
+class FactorSampler:
+    """Draws batches of `FactorSequences` without end; its whole state is in `state_dict`."""
+
+    def __init__(
+        self, sequences: FactorSequences, batch_size: int, random_frames: int, whole_sequences: bool = False
+    ) -> None:
+        if not 1 <= random_frames <= sequences.num_steps:
+            raise ValueError(f"random_frames: expected 1 to {sequences.num_steps}, found {random_frames}")
+        self.sequences = sequences
+        self.batch_size = batch_size
+        self.random_frames = random_frames
+        self.whole_sequences = whole_sequences
+        self._weights = frame_weights(sequences.num_steps, random_frames)
+
+    def draw(self) -> SequenceBatch:
+        """The next batch."""
+        return self.render(self.plan())
+
+    def plan(self) -> FactorPlan:
+        """The next batch, to be rendered whole or in shares."""
+        drawn = self.sequences.draw(self.batch_size)
+        times = draw_times(self.batch_size, self.sequences.num_steps, self.random_frames, self.sequences.generator)
+        return FactorPlan(drawn.index, times, drawn.states)
+
+    def render(self, plan: FactorPlan) -> SequenceBatch:
+        """The frames of a plan or of a share of one."""
+        rows = torch.arange(len(plan.index))[:, None]
+        if not self.whole_sequences:
+            frames = to_unit(self.sequences.frames(plan.states[rows, plan.times]))
+            return SequenceBatch(plan.index, plan.times, frames, self._weights)
+        sequence = to_unit(self.sequences.frames(plan.states))
+        return SequenceBatch(plan.index, plan.times, sequence[rows, plan.times], self._weights, sequence)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The generator's state; draws do not depend on anything else."""
+        return self.sequences.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`'s value."""
+        self.sequences.load_state_dict(state)
+
+
+class FactorDataset(Dataset):
+    """Sequences of one moving factor; the other factors stand anywhere in their ranges, in both parts.
+
+    images: the data set. moving: the names of the K factors that move. num_steps: T. The split into parts and its
+    UserErrors are those of `FactorSequences`.
+    """
+
+    def __init__(self, images: FactorImages, moving: Sequence[str], num_steps: int) -> None:
+        self.images = images
+        self.name = images.name
+        self.format = SequenceFormat(tuple(moving), num_steps, images.image_shape)
+        # The split is the same for all, and finding it takes as long as reading all combinations of the factors.
+        self._part = cache(self._find_part)
+
+    def checksum(self) -> str:
+        return self.images.checksum()
+
+    def describe(self) -> str:
+        counts = [self.count("train", k) for k in range(len(self.format))]
+        return f"{sum(counts)} sequences of {len(self.images)} images"
+
+    def drawn(self, part: Part, generator: torch.Generator) -> FactorSequences:
+        """Sequences of one part that are drawn by `generator`."""
+        return FactorSequences(self.images, self.transformations, self.num_steps, part, generator)
+
+    def sampler(
+        self,
+        batch_size: int,
+        random_frames: int,
+        random_start: float,
+        generator: torch.Generator,
+        whole_sequences: bool = False,
+    ) -> FactorSampler:
+        """As `Dataset.sampler`; random_start changes nothing, since no state of the other factors is a plain one."""
+        return FactorSampler(self.drawn("train", generator), batch_size, random_frames, whole_sequences)
+
+    def count(self, part: Part, k: int) -> int:
+        return self._part(part).count(k)
+
+    def fixed(self, part: Part, k: int, first: int, last: int) -> Tensor:
+        sequences = self._part(part)
+        return to_unit(sequences.frames(sequences.fixed(k, last).states[first:].movedim(1, 0)))
+
+    def _find_part(self, part: Part) -> FactorSequences:
+        return self.drawn(part, torch.Generator())
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 0…255 → float32 in [0, 1]."""
+    return images.to(torch.float32) / 255

@@ -1,0 +1,163 @@
+"""Everything that a trained run is measured by: computed, printed, written, and summed up over runs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ffrl import bounds, density, disentanglement, evaluation, residuals
+from ffrl.data import Dataset, FactorDataset
+from ffrl.disentanglement import Disentanglement, require_factors
+from ffrl.errors import UserError
+from ffrl.evaluation import EquivarianceError, mean_ratio
+from ffrl.files import write_json
+from ffrl.matching import Matching, match
+from ffrl.metrics import clustering
+from ffrl.metrics.folding import PathResidual
+from ffrl.metrics.likelihood import SequenceBound
+from ffrl.metrics.summary import SeedResult, Summary, summarise
+from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
+
+REPORT_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure. sequences: at most so many held-out sequences of each transformation. samples: the numbers S of
+    importance samples of the bound, on `bound_sequences` sequences of each transformation.
+    """
+
+    sequences: int = 1_000
+    samples: tuple[int, ...] = (1, 8, 64, 512)
+    bound_sequences: int = 4
+    disentanglement: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.samples or min(self.samples) < 1 or sorted(set(self.samples)) != list(self.samples):
+            raise UserError(f"--samples: expected increasing numbers from 1 on, found {self.samples}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The measures of one run, and where they come from."""
+
+    config: RunConfig
+    data: Dataset
+    iteration: int
+    matching: Matching
+    errors: dict[str, EquivarianceError]
+    volumes: dict[str, density.VolumeChange]
+    residuals: dict[str, PathResidual]
+    bounds: list[SequenceBound]
+    disentanglement: Disentanglement | None
+
+    def tables(self) -> list[Table]:
+        """For the terminal."""
+        steps, count = self.data.num_steps, max(error.sequences for error in self.errors.values())
+        title = f"L1 error of t = 1…{steps}, summed, on {count} held-out sequences each (iteration {self.iteration})"
+        tables = [
+            evaluation.as_table(self.errors, title, encoder_saw_states=self._encoder_saw_states),
+            density.as_table(self.volumes, steps),
+            residuals.as_table(self.residuals),
+            bounds.as_table(self.bounds),
+        ]
+        if self.matching.inferred is not None:
+            tables.append(clustering.as_table(self.matching.inferred, self.data.transformations))
+        if self.disentanglement is not None:
+            tables.append(disentanglement.as_table(self.disentanglement))
+        return tables
+
+    def as_json(self) -> dict[str, Any]:
+        """For a JSON file. Under "provenance" what trained the model, under "evaluated_by" what measured it."""
+        inferred, scores = self.matching.inferred, self.disentanglement
+        return {
+            "equivariance_error": evaluation.as_json(self.errors),
+            "mean_ratio": mean_ratio(self.errors),
+            "volume_change": density.as_json(self.volumes),
+            "path_residual": residuals.as_json(self.residuals),
+            "log_likelihood": bounds.as_json(self.bounds),
+            "potentials": self.matching.potentials,
+            "inferred_k": None if inferred is None else asdict(inferred),
+            "disentanglement": None if scores is None else disentanglement.as_json(scores),
+            "iteration": self.iteration,
+            **self.config.provenance(),
+            "evaluated_by": {"versions": installed_versions(), "commit": source_commit()},
+        }
+
+    def values(self) -> dict[str, float]:
+        """The numbers that are worth a mean over seeds, by name."""
+        found = {"mean flow / decode(z_0)": mean_ratio(self.errors)}
+        for name, error in self.errors.items():
+            found |= {f"{name}: flow": error.flow, f"{name}: flow / decode(z_0)": error.ratio}
+            found[f"{name}: reconstruction"] = error.reconstruction
+        for name, volume in self.volumes.items():
+            found |= {f"{name}: log|det|": volume.exact, f"{name}: steps that fold": volume.folding}
+        for name, residual in self.residuals.items():
+            found |= {f"{name}: r² at the steps": residual.on_grid, f"{name}: r² off them": residual.off_grid}
+        for bound in self.bounds:
+            found[f"bound a frame, {bound.likelihood}, S = {bound.samples}"] = bound.per_frame
+        if self.matching.inferred is not None:
+            found["accuracy of q(k|x)"] = self.matching.inferred.accuracy
+        if self.disentanglement is not None:
+            found |= self.disentanglement.values()
+        return found
+
+    @property
+    def _encoder_saw_states(self) -> bool:
+        return isinstance(self.data, FactorDataset) or self.config.preset.random_start > 0
+
+
+def measure(run: Path, request: Request) -> Report:
+    """Measure the run in the folder `run` on its held-out data."""
+    config = RunConfig.load(run)
+    data = config.load_data()
+    factors = require_factors(data) if request.disentanglement else None
+    model, iteration = load_trained(run, config, data.format)
+    matching = match(model, data, request.sequences)
+    common = (model, data, request.sequences, matching.potentials)
+    likelihood = config.preset.likelihood
+    return Report(
+        config=config,
+        data=data,
+        iteration=iteration,
+        matching=matching,
+        errors=evaluation.equivariance_errors(*common),
+        volumes=density.volume_changes(*common),
+        residuals=residuals.path_residuals(*common),
+        bounds=bounds.sequence_bounds(
+            model, data, likelihood, request.samples, request.bound_sequences, matching.potentials
+        ),
+        disentanglement=None if factors is None else disentanglement.disentanglement(model, factors),
+    )
+
+
+def write_measurement(run: Path, report: Report) -> Path:
+    """Write evaluation.json into the folder `run`; its path."""
+    path = run / REPORT_NAME
+    write_json(path, report.as_json())
+    return path
+
+
+def summarise_runs(reports: Sequence[Report]) -> Summary:
+    """Means and standard deviations over runs that differ in their seeds alone.
+
+    UserError: they differ in something else that decides the numbers.
+    """
+    first = _settings(reports[0].config)
+    for report in reports[1:]:
+        other = _settings(report.config)
+        differing = sorted(name for name in first if first[name] != other[name])
+        if differing:
+            found = ", ".join(f"{name} {first[name]} and {other[name]}" for name in differing)
+            raise UserError(f"evaluate: expected runs that differ in their seeds alone, found {found}")
+    return summarise(
+        [SeedResult(report.config.seed, report.config.data_checksum, report.values()) for report in reports]
+    )
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    values = asdict(config)
+    kept = ("budget", "data", "accumulate", "processes", "precision")
+    return {**values["preset"], **{name: values[name] for name in kept}}

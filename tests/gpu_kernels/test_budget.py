@@ -1,0 +1,85 @@
+"""Every GPU kernel as compiled for every architecture, against its budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+
+import pytest
+
+pytest.importorskip("triton")
+
+from bench import kernel_budget, roofline
+from bench.kernel_budget import ARCHITECTURES, BUDGET, Kernel, complaints
+from bench.machine_code import Usage, occupancy
+
+USAGE = Usage(100, 0, 4096, 0, {"16": 8, "4": 2}, {"HMMA.1688.F32.TF32": 64})
+
+
+@pytest.mark.parametrize(
+    "architecture", [x if x <= 90 else pytest.param(x, marks=pytest.mark.every_architecture) for x in ARCHITECTURES]
+)
+def test_triton_kernels(architecture: int) -> None:
+    kernels = kernel_budget.triton_kernels(architecture, os.cpu_count() or 1)
+    assert kernel_budget.check(architecture, kernels, "triton") == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.skipif(
+    importlib.util.find_spec("ffrl_fast._cuda") is None, reason="this build of ffrl_fast has no CUDA kernels"
+)
+def test_cuda_kernels(architecture: int) -> None:
+    kernels = kernel_budget.cuda_kernels(architecture)
+    assert len(kernels) > 20
+    assert kernel_budget.check(architecture, kernels, "cuda") == []
+
+
+def test_the_budget_itself_has_no_spills_and_matrix_instructions_in_every_product() -> None:
+    products = ("forward_rows", "backward_rows", "layer", "weight_gradient", "forward_kernel", "backward_kernel")
+    products += ("path_kernel", "matrix_gradient_kernel")
+    for architecture, kernels in json.loads(BUDGET.read_text()).items():
+        assert len(kernels) > 60, architecture
+        for name, budget in kernels.items():
+            used = Usage(**budget)
+            assert used.stack == used.local_accesses == 0, (architecture, name)
+            rounded = any(x in name for x in ("PRECISION=tf32", "PRECISION=bf16", "Tf32", "Bf16"))
+            if rounded and name.split()[1].split("<")[0] in products:
+                assert used.matrix, (architecture, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"registers": 101}, "registers: expected at most 100, found 101"),
+        ({"stack": 8, "local_accesses": 2}, "spills: 8 bytes of stack, 2 accesses to local memory"),
+        ({"shared": 4097}, "shared memory: expected at most 4096 bytes, found 4097"),
+        ({"copies": {"16": 8, "4": 3}}, "copies of 4 bytes: expected at most 2, found 3"),
+        ({"matrix": {}}, "HMMA.1688.F32.TF32: expected at least 64, found 0"),
+        ({"matrix": {"HMMA.1688.F32.TF32": 63}}, "expected at least 64, found 63"),
+    ],
+    ids=str,
+)
+def test_what_exceeds_its_budget_is_named(change: dict[str, object], complaint: str) -> None:
+    budget = USAGE.as_json()
+    assert complaints(Kernel("kernel", 4, USAGE), budget) == []
+    worse = dataclasses.replace(USAGE, **change)  # type: ignore[arg-type]
+    (found,) = complaints(Kernel("kernel", 4, worse), budget)
+    assert found.startswith("kernel: ") and complaint in found
+    assert complaints(Kernel("kernel", 4, USAGE), None) == ["kernel: is not in the budget"]
+
+
+def test_occupancy_by_hand() -> None:
+    # 128 registers · 128 threads = 16,384 of 65,536: four blocks, 16 of 64 warps.
+    assert occupancy(Usage(128, 0, 1024, 0), warps=4, arch=80) == 16 / 64
+    # 100 KiB of shared memory: one block of 164 KiB, two of 228.
+    assert occupancy(Usage(32, 0, 100 * 1024, 0), warps=8, arch=80) == 8 / 64
+    assert occupancy(Usage(32, 0, 100 * 1024, 0), warps=8, arch=90) == 16 / 64
+
+
+def test_the_roofline_of_a_forward_by_hand() -> None:
+    """D = 64: 8·64² operations; z and ∇u of 64 floats each and three more."""
+    line = next(x for x in roofline.markdown((64,)).splitlines() if x.startswith("| forward | 64 | tf32"))
+    assert "| 32,768 | 524 | 63 |" in line
+    assert roofline.ridge("H100", "tf32") == pytest.approx(147.7, abs=0.1)
