@@ -49,13 +49,6 @@ class Block {
     return (std::int64_t(row) * steps + step) * p_.potentials + visit % networks_per_row_;
   }
 
-  __device__ __forceinline__ void set_gates(int visit, int moment) {
-    each_row(tile, [&](int r) {
-      const int row = tile.row[r];
-      tile.value(kGate, r) = row < 0 ? 0.f : p_.gates ? load_global(p_.gates + gate_at(row, visit, moment)) : 1.f;
-    });
-  }
-
   /// Sums over the networks of a row: kTotalValue, kTotalDt and grad(), with forces too kTotalForce. The potential of
   /// visit 0 comes last. after(net, visit) runs behind the phases of each potential.
   template <class After>
@@ -65,7 +58,6 @@ class Block {
     const int last = (with_forces ? plan_.visits : networks_per_row_) - 1;
     for (int visit = last; visit >= 0; --visit) {
       const Net net = network(visit, moment);
-      set_gates(visit, moment);
       net.values();
       if (!of_force(visit) && !p_.value_only) {
         net.reverse();
@@ -85,7 +77,7 @@ class Block {
     }
   }
 
-  /// The network of a visit at a moment, ready for its phases.
+  /// The network of a visit at a moment, ready for its phases, with its gates among the tile's values.
   __device__ __forceinline__ Net network(int visit, int moment) {
     const Network& n = of_force(visit) ? p_.force : p_.potential;
     Net net{PackedNetwork(n), {}, {}, tile, plan_.buffers, shared_.networks};
@@ -99,21 +91,29 @@ class Block {
     const int conditioned = n.conditioned == 1 ? 0 : p_.selected >= 0 ? p_.selected : number(visit);
     net.tau = conditioning(n.tau, shared_.tau, n, conditioned, moment);
     net.dtau = conditioning(n.dtau, shared_.dtau, n, conditioned, moment);
+    set_gates(visit, moment);  // behind its barrier all threads see the image and the conditioning too
     return net;
   }
 
  private:
+  __device__ __forceinline__ void set_gates(int visit, int moment) {
+    each_row(tile, [&](int r) {
+      const int row = tile.row[r];
+      tile.value(kGate, r) = row < 0 ? 0.f : p_.gates ? load_global(p_.gates + gate_at(row, visit, moment)) : 1.f;
+    });
+  }
+
   __device__ __forceinline__ const float* image(int visit) const {
     const Network& n = of_force(visit) ? p_.force : p_.potential;
     return (of_force(visit) ? plan_.packed_force : plan_.packed_potential) + number(visit) * PackedNetwork(n).size();
   }
 
+  /// To be seen behind the next barrier.
   __device__ __forceinline__ void load_image(int visit, int place) {
     const int size = static_cast<int>(PackedNetwork(of_force(visit) ? p_.force : p_.potential).size());
     copy_async<kThreads>({shared_.networks + place * plan_.image, size}, image(visit), size, 1, size);
     cp_async_commit();
     cp_async_wait<0>();
-    __syncthreads();
     held_ = visit;
   }
 
@@ -124,7 +124,6 @@ class Block {
     const float* const at = from + (std::int64_t(number) * p_.moments + moment) * n.width;
     for (int i = static_cast<int>(threadIdx.x); i < padded(n.width); i += kThreads)
       shared[i] = i < n.width ? load_global(at + i) : 0.f;
-    __syncthreads();
     return {shared, nullptr, n.width};
   }
 

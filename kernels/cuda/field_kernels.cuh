@@ -159,7 +159,6 @@ __global__ void __launch_bounds__(kThreads, 1)
         const Network& network = of_force ? p.force : p.potential;
         const bool value_only = of_force || p.value_only;
         const auto net = block.network(visit, moment);
-        block.set_gates(visit, moment);
         if (visit > 0 || !evaluated) {
           net.values();
           if (!value_only) net.reverse();

@@ -84,7 +84,6 @@ struct NetworkCotangents {
     };
     if (sums.dtau) add_columns(tile, width, sums.dtau, sums.fresh_time, d_dtau);
     if (sums.dtau_by_row) store_by_row(sums.dtau_by_row, d_dtau);
-    __syncthreads();
   }
 
   // d_ĥ = W_ℓ d_v; d_v of the layer above and the part of d_c through 1 − c², or for the last layer d_p; ĥ_ℓ again
@@ -143,14 +142,16 @@ struct NetworkCotangents {
     }
     if (sums.vectors) add_vectors();
     if (kResident && sums.matrices) add_in<kDerivatives>();
-    if (d_z)
-      of.template multiply<true>(of.at.d_q(), of.net.width, of.net.w_in(), of.net.dim, [&](int r, int n, float x) {
-        const int row = tile.row[r];
-        if (row < 0 || n >= dim) return;
-        float* const to = d_z + std::int64_t(row) * dim + n;
-        store_global(to, load_global(to) + x);
-      });
-    __syncthreads();
+    if (!d_z) {
+      __syncthreads();
+      return;
+    }
+    of.template multiply<true>(of.at.d_q(), of.net.width, of.net.w_in(), of.net.dim, [&](int r, int n, float x) {
+      const int row = tile.row[r];
+      if (row < 0 || n >= dim) return;
+      float* const to = d_z + std::int64_t(row) * dim + n;
+      store_global(to, load_global(to) + x);
+    });
   }
 
   // dW_ℓ += d_p_ℓᵀ s_{ℓ−1} + ĥ_ℓᵀ d_v_ℓ

@@ -100,7 +100,6 @@ __global__ void __launch_bounds__(256, 1) path_kernel(const Problem p, const Pla
   for (int r = 0; r < kWarpRows; ++r)
     for (int d = lane; d < at.z_pitch - 4; d += 32)
       z[r * at.z_pitch + d] = row[r] >= 0 && d < dim ? load_global(p.z + row[r] * p.z_stride + d) : 0.f;
-  __syncwarp();
   if (out.path) store_z(out.path);
 
   for (int moment = 0; moment < p.moments; ++moment) {
@@ -132,7 +131,7 @@ __global__ void __launch_bounds__(256, 1) path_kernel(const Problem p, const Pla
       slope[i] = p.potential.out_tanh ? 1 - u[i] * u[i] : 1.f;
     }
     net.gradient_operand(slope, p.potential.dtau ? times + kWidth : nullptr, dt);
-    __syncwarp();  // z has been read by all lanes
+    // No barrier: an element of z was read by the lane that now writes it.
     net.gradient([&](int i, int d, float x) {
       square[i] += x * x;
       float& to = z[(g + 8 * i) * at.z_pitch + d];

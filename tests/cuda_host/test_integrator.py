@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cuda_host import Traffic
-from cuda_kernels import STREAMED, Case, Question, by_emulation, check, emulated_kernels
+from cuda_kernels import STREAMED, Case, Question, by_emulation, check, emulated_kernels, wrong
 from ffrl_fast.gpu.cuda_engine import CudaEngine
 from ffrl_fast.gpu.engine import Precision
 
@@ -31,6 +31,22 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_paths_and_their_gradients(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(2_130, 3, 4, moments=2, force=5, precision=Precision.TF32),  # two warps
+        Case(17_000, 3, 4, moments=1, precision=Precision.BF16),  # eight
+    ],
+    ids=str,
+)
+def test_blocks_of_several_warps_with_activations_in_registers(case: Case) -> None:
+    """Outputs alone: other kernels sum the gradients, and sums over so many random rows may cancel to any part."""
+    question = Question(case)
+    exact, found = question.exact(), by_emulation(question)
+    outputs = {name: exact[name] for name in ("path", "u", "dt", "residual")}
+    assert wrong(found, outputs, case.precision) == {}
 
 
 def test_the_same_bits_in_every_order_of_warps_and_blocks() -> None:

@@ -53,7 +53,8 @@ def load_kernels(
 ) -> EmulatedKernels:
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
     library = build(sources, flags=includes, sanitize=sanitize, mutations=mutations, name="_cuda.so")
-    spec = importlib.util.spec_from_file_location("_cuda", library)
+    # A name of its own: pybind11 returns the first module of a name for every later one.
+    spec = importlib.util.spec_from_file_location(f"{library.parent.name}._cuda", library)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
