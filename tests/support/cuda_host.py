@@ -316,9 +316,7 @@ def run_sanitized(sanitize: Sanitizer, file: Path, function: str, /, **arguments
         **os.environ,
         # The sanitizer looks for functions of the second when it is loaded, and Python does not bring it.
         "LD_PRELOAD": f"{runtime}:libstdc++.so.6",
-        "PYTHONPATH": os.pathsep.join(
-            [str(ROOT), str(ROOT / "tests/support"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/support"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONMALLOC": "malloc",
         "OMP_NUM_THREADS": "1",
         # Python leaks on purpose; only the kernels are looked at.
