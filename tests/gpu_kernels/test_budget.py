@@ -18,9 +18,7 @@ from bench.machine_code import Usage, occupancy
 USAGE = Usage(100, 0, 4096, 0, {"16": 8, "4": 2}, {"HMMA.1688.F32.TF32": 64})
 
 
-@pytest.mark.parametrize(
-    "architecture", [x if x <= 90 else pytest.param(x, marks=pytest.mark.every_architecture) for x in ARCHITECTURES]
-)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_triton_kernels(architecture: int) -> None:
     kernels = kernel_budget.triton_kernels(architecture, os.cpu_count() or 1)
     assert kernel_budget.check(architecture, kernels, "triton") == []
