@@ -42,8 +42,8 @@ class Digits:
 
 
 def load_digits(name: str, root: Path | None = None) -> Digits:
-    """Load a data set: "digits" (5,000 real MNIST digits, nothing to download), "digits-validation" (its training digits
-    alone, some of them held out) or "mnist" (IDX files in `root`).
+    """Load a data set: "digits" (5,000 real MNIST digits, nothing to download), "digits-validation" (its training
+    digits alone, some of them held out) or "mnist" (IDX files in `root`).
 
     UserError: unknown name, "mnist" without a root, or another with one.
     """
