@@ -18,9 +18,10 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,14 @@ def triton_kernels(arch: int, processes: int) -> list[Kernel]:
 
     numbers = range(len(ahead_of_time.variants(arch)))
     with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(_compile_triton, [arch] * len(numbers), numbers))
+        found = list(pool.map(_compile_triton, [arch] * len(numbers), numbers))
+    # What Triton knows of integers, as that 16 divides them, tells variants apart that have one name.
+    seen: Counter[str] = Counter()
+    for i, kernel in enumerate(found):
+        seen[kernel.name] += 1
+        if seen[kernel.name] > 1:
+            found[i] = replace(kernel, name=f"{kernel.name} #{seen[kernel.name]}")
+    return found
 
 
 def cuda_kernels(arch: int) -> list[Kernel]:
@@ -97,7 +105,7 @@ def complaints(kernel: Kernel, budget: dict[str, Any] | None) -> list[str]:
     if u.stack or u.local_accesses:
         found.append(f"spills: {u.stack} bytes of stack, {u.local_accesses} accesses to local memory")
     if budget is None:
-        return [*found, "is not in the budget"]
+        return [f"{kernel.name}: {x}" for x in (*found, "is not in the budget")]
     allowed = Usage(**budget)
     if u.registers > allowed.registers:
         found.append(f"registers: expected at most {allowed.registers}, found {u.registers}")

@@ -133,8 +133,8 @@ def test_a_trained_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFix
         run("train", "--out", out, "--iterations", 4, "--threads", 1, *(part for s in tiny for part in ("--set", s)))
         == 0
     )
-    assert run("evaluate", out, "--digits", 20) == 0
-    assert run("traverse", out, "--digits", 1) == 0
+    assert run("evaluate", out, "--sequences", 20) == 0
+    assert run("traverse", out, "--sequences", 1) == 0
     assert run("report", out, "--out", tmp_path / "page" / "report.html") == 0
     assert re.search(r"wrote .*report\.html \(0\.\d MB\)\n$", capsys.readouterr().out)
     page = Page((tmp_path / "page" / "report.html").read_text())
@@ -208,6 +208,16 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert page.text.count(HOSTILE) >= 10
     drawn = [json.loads(text) for text in page.scripts[:-1]]
     assert any(line["name"] == name for lines in drawn for line in lines)
+
+
+def test_a_path_cannot_end_the_numbers_of_a_chart(tmp_path: Path) -> None:
+    # Runs of one name are called by their paths, which have slashes.
+    hostile = tmp_path / "<" / "script><img src=x>" / "run"
+    page = page_of(make_run(hostile), make_run(tmp_path / "run"))
+    assert len(page.scripts) == 3
+    assert all("<" not in text and ">" not in text for text in page.scripts[:-1])
+    assert json.loads(page.scripts[0])[0]["name"] == str(hostile)
+    assert all(str(found["src"]).startswith("data:image/") for tag, found in page.elements if tag == "img")
 
 
 def test_a_folder_name_that_is_not_text(tmp_path: Path) -> None:

@@ -124,7 +124,10 @@ def _compile(source: Path, flags: list[str], mutations: Sequence[Mutation], tree
     """The object of one source; compiled only if nothing that it includes has changed since the last time."""
 
     def moved(text: str) -> str:
-        return text.replace(str(ROOT), str(tree))
+        # Not of all that lies under the root: the environment that has pybind11 may.
+        for name in FOLDERS:
+            text = text.replace(f"{ROOT / name}", f"{tree / name}")
+        return text
 
     header = _precompiled_header(flags)
     key = _digest(str(source).encode(), str(header).encode(), repr(mutations).encode())
