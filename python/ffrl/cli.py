@@ -146,16 +146,16 @@ def evaluate(
         raise UserError("--summary: expected several runs, found one")
     request = Request(sequences, _numbers("--samples", samples), bound_sequences, disentanglement)
     console = Console()
-    reports = []
+    measurements = []
     for run in runs:
-        report = measure(run, request)
-        for table in report.tables():
+        measurement = measure(run, request)
+        for table in measurement.tables():
             console.print(table)
-        typer.echo(f"wrote {write_measurement(run, report)}")
-        reports.append(report)
+        typer.echo(f"wrote {write_measurement(run, measurement)}")
+        measurements.append(measurement)
     if len(runs) > 1:
-        found = summarise_runs(reports)
-        console.print(as_table(found, f"{len(runs)} runs on {reports[0].data.name}"))
+        found = summarise_runs(measurements)
+        console.print(as_table(found, f"{len(runs)} runs on {measurements[0].data.name}"))
         path = runs[0].parent / "summary.json" if summary is None else summary
         write_json(path, {**as_json(found), "runs": [str(run) for run in runs]})
         typer.echo(f"wrote {path}")

@@ -41,6 +41,21 @@ class Disentanglement:
             "FactorVAE": self.factor_vae.score,
         }
 
+    def as_json(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+    def as_table(self) -> Table:
+        """For the terminal."""
+        guessing = {"DCI informativeness": self.dci.guessing, "FactorVAE": self.factor_vae.guessing}
+        title = f"Disentanglement of the posterior means, {self.images} images"
+        table = Table(title=title, title_justify="left")
+        for heading in ("", "score", "guessing"):
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for name, value in self.values().items():
+            table.add_row(name, f"{value:.3f}", f"{guessing[name]:.3f}" if name in guessing else "")
+        return table
+
 
 def require_factors(data: Dataset) -> FactorDataset:
     """UserError unless `data` are images by factors."""
@@ -69,23 +84,6 @@ def disentanglement(model: FlowModel, data: FactorDataset, images: int = IMAGES)
         factors=tuple(factors[column].name for column in columns),
         images=images,
     )
-
-
-def as_json(scores: Disentanglement) -> dict[str, Any]:
-    """For a JSON file."""
-    return asdict(scores)
-
-
-def as_table(scores: Disentanglement) -> Table:
-    """For the terminal."""
-    title = f"Disentanglement of the posterior means, {scores.images} images"
-    guessing = {"DCI informativeness": scores.dci.guessing, "FactorVAE": scores.factor_vae.guessing}
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "score", "guessing"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for name, value in scores.values().items():
-        table.add_row(name, f"{value:.3f}", f"{guessing[name]:.3f}" if name in guessing else "")
-    return table
 
 
 def _codes(model: FlowModel, data: FactorDataset, states: Tensor) -> Tensor:

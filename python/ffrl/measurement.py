@@ -1,15 +1,14 @@
 """Everything that a trained run is measured by: computed, printed, written, and summed up over runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ffrl import bounds, density, disentanglement, evaluation, residuals
+from ffrl import bounds, density, evaluation, residuals
 from ffrl.data import Dataset, FactorDataset
-from ffrl.disentanglement import Disentanglement, require_factors
 from ffrl.errors import UserError
 from ffrl.evaluation import EquivarianceError, mean_ratio
 from ffrl.files import write_json
@@ -20,7 +19,11 @@ from ffrl.metrics.likelihood import SequenceBound
 from ffrl.metrics.summary import SeedResult, Summary, summarise
 from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
 
-REPORT_NAME = "evaluation.json"
+if TYPE_CHECKING:
+    from ffrl.disentanglement import Disentanglement
+    from ffrl.models import FlowModel
+
+FILE_NAME = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Report:
+class Measurement:
     """The measures of one run, and where they come from."""
 
     config: RunConfig
@@ -51,7 +54,7 @@ class Report:
     volumes: dict[str, density.VolumeChange]
     residuals: dict[str, PathResidual]
     bounds: list[SequenceBound]
-    disentanglement: Disentanglement | None
+    disentanglement: "Disentanglement | None"
 
     def tables(self) -> list[Table]:
         """For the terminal."""
@@ -66,7 +69,7 @@ class Report:
         if self.matching.inferred is not None:
             tables.append(clustering.as_table(self.matching.inferred, self.data.transformations))
         if self.disentanglement is not None:
-            tables.append(disentanglement.as_table(self.disentanglement))
+            tables.append(self.disentanglement.as_table())
         return tables
 
     def as_json(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class Report:
             "log_likelihood": bounds.as_json(self.bounds),
             "potentials": self.matching.potentials,
             "inferred_k": None if inferred is None else asdict(inferred),
-            "disentanglement": None if scores is None else disentanglement.as_json(scores),
+            "disentanglement": None if scores is None else scores.as_json(),
             "iteration": self.iteration,
             **self.config.provenance(),
             "evaluated_by": {"versions": installed_versions(), "commit": source_commit()},
@@ -109,16 +112,16 @@ class Report:
         return isinstance(self.data, FactorDataset) or self.config.preset.random_start > 0
 
 
-def measure(run: Path, request: Request) -> Report:
+def measure(run: Path, request: Request) -> Measurement:
     """Measure the run in the folder `run` on its held-out data."""
     config = RunConfig.load(run)
     data = config.load_data()
-    factors = require_factors(data) if request.disentanglement else None
+    scores_of = _disentanglement_on(data) if request.disentanglement else None
     model, iteration = load_trained(run, config, data.format)
     matching = match(model, data, request.sequences)
     common = (model, data, request.sequences, matching.potentials)
     likelihood = config.preset.likelihood
-    return Report(
+    return Measurement(
         config=config,
         data=data,
         iteration=iteration,
@@ -129,31 +132,42 @@ def measure(run: Path, request: Request) -> Report:
         bounds=bounds.sequence_bounds(
             model, data, likelihood, request.samples, request.bound_sequences, matching.potentials
         ),
-        disentanglement=None if factors is None else disentanglement.disentanglement(model, factors),
+        disentanglement=None if scores_of is None else scores_of(model),
     )
 
 
-def write_measurement(run: Path, report: Report) -> Path:
+def _disentanglement_on(data: Dataset) -> Callable[["FlowModel"], "Disentanglement"]:
+    # The scores need scikit-learn, whose import takes a second that nothing else here needs.
+    from ffrl.disentanglement import disentanglement, require_factors
+
+    factors = require_factors(data)
+    return lambda model: disentanglement(model, factors)
+
+
+def write_measurement(run: Path, measurement: Measurement) -> Path:
     """Write evaluation.json into the folder `run`; its path."""
-    path = run / REPORT_NAME
-    write_json(path, report.as_json())
+    path = run / FILE_NAME
+    write_json(path, measurement.as_json())
     return path
 
 
-def summarise_runs(reports: Sequence[Report]) -> Summary:
+def summarise_runs(measurements: Sequence[Measurement]) -> Summary:
     """Means and standard deviations over runs that differ in their seeds alone.
 
     UserError: they differ in something else that decides the numbers.
     """
-    first = _settings(reports[0].config)
-    for report in reports[1:]:
-        other = _settings(report.config)
+    first = _settings(measurements[0].config)
+    for measurement in measurements[1:]:
+        other = _settings(measurement.config)
         differing = sorted(name for name in first if first[name] != other[name])
         if differing:
             found = ", ".join(f"{name} {first[name]} and {other[name]}" for name in differing)
             raise UserError(f"evaluate: expected runs that differ in their seeds alone, found {found}")
     return summarise(
-        [SeedResult(report.config.seed, report.config.data_checksum, report.values()) for report in reports]
+        [
+            SeedResult(measurement.config.seed, measurement.config.data_checksum, measurement.values())
+            for measurement in measurements
+        ]
     )
 
 
