@@ -142,7 +142,7 @@ def test_several_runs_have_means_and_spreads(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--data", "cats"), "--data: expected one of digits, mnist, dsprites"),
+        (("--data", "cats"), "--data: expected one of digits, digits-validation, mnist, dsprites"),
         (("--data", "shapes3d"), "--data shapes3d: expected --root DIR, the folder of 3dshapes.h5, found none"),
         (("--data", "sprites", "--root", "."), "--root: expected none with --data sprites"),
         (
