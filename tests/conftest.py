@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# The benchmarks are importable; last on the path, so that the source tree does not shadow the installed ffrl_fast.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # "quick" is the default; CI repeats the suite with "thorough". Every draw is replayable: hypothesis prints its seed.
 settings.register_profile("quick", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
