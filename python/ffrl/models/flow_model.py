@@ -63,12 +63,25 @@ class FlowModel(nn.Module):
         diffuses = preset.density != "none" and preset.prior == "diffusion"
         self.log_diffusion = nn.Parameter(torch.zeros(count)) if diffuses else None
 
-    def flow(self, z0: Tensor, index: int | Tensor, *, steps: int | None = None) -> Tensor:
+    def flow(
+        self,
+        z0: Tensor,
+        index: int | Tensor | None = None,
+        *,
+        gates: Tensor | None = None,
+        steps: int | None = None,
+        start: int = 0,
+        substeps: int | None = None,
+    ) -> Tensor:
         """Follow the flow of `index` (one k, or int64 (B,)) from z0 (B, D): z_0…z_steps, (steps + 1, B, D).
 
-        steps: T when not given.
+        gates: (B, K), instead of `index`: the flow of Σ_k g_k u^k, several at once where several are 1. steps: T when
+        not given. start: what the clock shows at z0; the steps ask for the potentials at start + 1 … start + steps.
+        substeps: those of the preset when not given.
         """
-        return integrate(z0, self._times(z0, steps), self.potentials, index=index, substeps=self.substeps).z
+        times = start + self._times(z0, steps)
+        number = self.substeps if substeps is None else substeps
+        return integrate(z0, times, self.potentials, index=index, gates=gates, substeps=number).z
 
     def flow_with_residual(
         self,
