@@ -151,6 +151,8 @@ def evaluate(
         measurement = measure(run, request)
         for table in measurement.tables():
             console.print(table)
+        for name, reason in measurement.missing.items():
+            typer.echo(f"{name}: not measured: {reason}")
         typer.echo(f"wrote {write_measurement(run, measurement)}")
         measurements.append(measurement)
     if len(runs) > 1:
