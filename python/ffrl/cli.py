@@ -1,4 +1,4 @@
-"""The command line: ffrl train, ffrl evaluate, ffrl traverse, ffrl report."""
+"""The command line: ffrl train, ffrl evaluate, ffrl traverse, ffrl report, ffrl study."""
 
 import sys
 from dataclasses import replace
@@ -18,6 +18,7 @@ from ffrl.metrics.summary import as_json, as_table
 from ffrl.presets import PRESETS, find_preset
 from ffrl.report import write_report
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
+from ffrl.study.command import study
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
 from ffrl.training.processes import connect
@@ -189,6 +190,9 @@ def report(
     """Write one HTML page about runs: settings, curves, measures, pictures. It needs no network and no other file."""
     size = write_report(runs, out)
     typer.echo(f"wrote {out} ({size / 1e6:.1f} MB)")
+
+
+app.command()(study)
 
 
 def main(arguments: list[str] | None = None) -> None:

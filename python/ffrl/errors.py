@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints the message as one line and exits with code 2.
     """
+
+
+class NoRoomError(UserError):
+    """No sequence of a data set has room for what was asked to move; other things of it may still be measured."""

@@ -1,6 +1,6 @@
 """The equivariance error and its references that say what it is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ffrl.data import Dataset
-from ffrl.models import FlowModel
+from ffrl.models import Autoencoder, LatentFlow
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class EquivarianceError:
     reconstruction: decode of the posterior mean of x_t itself; it means something only when the encoder was trained on
         transformed states (of digits: random_start above 0).
     sequences: how many.
+
+    Of a part of a path, t = s + 1…s + n, standing still is decode(z_s), and pixel identity x_s.
     """
 
     flow: float
@@ -29,14 +31,26 @@ class EquivarianceError:
     reconstruction: float
     sequences: int
 
+    @classmethod
+    def of(cls, means: Sequence[float], sequences: int) -> "EquivarianceError":
+        """From the five means in their order, as `segment_errors` has the sums."""
+        flow, standing_still, pixel_identity, black, reconstruction = means
+        return cls(flow, standing_still, pixel_identity, black, reconstruction, sequences)
+
     @property
     def ratio(self) -> float:
         """flow / standing_still: 0 is perfect, 1 is a flow that does nothing."""
         return self.flow / self.standing_still
 
+    @property
+    def reconstruction_ratio(self) -> float:
+        """reconstruction / standing_still: what `ratio` would be if the flow met the codes of the true frames."""
+        return self.reconstruction / self.standing_still
 
+
+@torch.no_grad()
 def equivariance_errors(
-    model: FlowModel, data: Dataset, count: int | None = None, potentials: Sequence[int] | None = None
+    model: LatentFlow, data: Dataset, count: int | None = None, potentials: Sequence[int] | None = None
 ) -> dict[str, EquivarianceError]:
     """The errors of each transformation on held-out sequences, `count` of each or all of them.
 
@@ -44,12 +58,14 @@ def equivariance_errors(
     """
     found = {}
     for k, name in enumerate(data.transformations):
-        total, rows = torch.zeros(5, dtype=torch.float64), 0
-        for frames in data.sequences("held_out", k, count):
-            total += _summed_errors(model, frames, k if potentials is None else potentials[k])
-            rows += frames.shape[1]
-        flow, standing_still, pixel_identity, black, reconstruction = (total / rows).tolist()
-        found[name] = EquivarianceError(flow, standing_still, pixel_identity, black, reconstruction, rows)
+        index = k if potentials is None else potentials[k]
+
+        def sums(frames: Tensor, index: int = index) -> Tensor:
+            z0 = model.autoencoder.encode(frames[0]).mean
+            return segment_errors(model.autoencoder, frames, model.flow(z0, index, steps=len(frames) - 1))
+
+        means, rows = mean_over_sequences(data.sequences("held_out", k, count), sums)
+        found[name] = EquivarianceError.of(means.tolist(), rows)
     return found
 
 
@@ -89,17 +105,27 @@ def as_table(errors: dict[str, EquivarianceError], title: str, encoder_saw_state
     return table
 
 
-@torch.no_grad()
-def _summed_errors(model: FlowModel, frames: Tensor, k: int) -> Tensor:
-    """frames (T + 1, N, C, H, W) → the five errors summed over sequences, float64 (5,)."""
-    coder, truth = model.autoencoder, frames[1:]
-    z = model.flow(coder.encode(frames[0]).mean, k)
+def mean_over_sequences(chunks: Iterable[Tensor], sums: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+    """The mean over sequences of what `sums` adds up over those of a chunk (S + 1, N, C, H, W), and their number."""
+    total, rows = torch.zeros((), dtype=torch.float64), 0
+    for frames in chunks:
+        total = total + sums(frames)
+        rows += frames.shape[1]
+    return total / rows, rows
+
+
+def segment_errors(coder: Autoencoder, frames: Tensor, z: Tensor, start: int = 0) -> Tensor:
+    """The five errors of `EquivarianceError` of t = start + 1…S, summed over sequences: float64 (5,).
+
+    frames: the true x_0…x_S, (S + 1, N, C, H, W). z: z_0…z_S of the flow, (S + 1, N, D).
+    """
+    truth, still = frames[start + 1 :], frames[start]
     encoded = coder.encode(truth.flatten(0, 1)).mean
     drawn = (
-        coder.decode(z[1:]),
-        coder.decode(z[:1]),
-        frames[:1],
-        torch.zeros_like(frames[:1]),
+        coder.decode(z[start + 1 :]),
+        coder.decode(z[start]),
+        still,
+        torch.zeros_like(still),
         coder.decode(encoded).view_as(truth),
     )
     return torch.stack([(truth - image).abs().sum(dtype=torch.float64) for image in drawn])

@@ -118,16 +118,51 @@ class Dataset(ABC):
     def fixed(self, part: Part, k: int, first: int, last: int) -> Tensor:
         """The fixed sequences number first…last − 1 of transformation k: float32 (T + 1, N, C, H, W) in [0, 1]."""
 
+    @abstractmethod
+    def count_composed(self, part: Part, moves: Tensor) -> int:
+        """How many sequences `composed` has for these moves, at least 1. NoRoomError: none."""
+
+    @abstractmethod
+    def composed(self, part: Part, moves: Tensor, first: int, last: int) -> Tensor:
+        """Sequences number first…last − 1 along which several transformations move: float32 (S + 1, N, C, H, W) in
+        [0, 1], in an order that never changes.
+
+        moves: int64 (S, K), how many states transformation k goes on at step s. They start where a fixed sequence of
+        a transformation that moves might; with moves of one alone, by 1 at T steps, they are its fixed sequences.
+        ValueError: other moves. NoRoomError: the data have no sequence with room for them.
+        """
+
     def sequences(self, part: Part, k: int, count: int | None = None) -> Iterator[Tensor]:
         """The first `count` fixed sequences of transformation k (all of them by default, or where there are fewer), in
         chunks of bounded memory: float32 (T + 1, N, C, H, W) in [0, 1].
 
         ValueError: `count` is below 1.
         """
+        for first, last in self._chunks(count, self.count(part, k), self.num_steps):
+            yield self.fixed(part, k, first, last)
+
+    def composed_sequences(self, part: Part, moves: Tensor, count: int | None = None) -> Iterator[Tensor]:
+        """As `sequences`, of `composed`: float32 (S + 1, N, C, H, W) in [0, 1].
+
+        ValueError: `count` is below 1, or as `composed`. NoRoomError: as `composed`.
+        """
+        for first, last in self._chunks(count, self.count_composed(part, moves), len(moves)):
+            yield self.composed(part, moves, first, last)
+
+    def _chunks(self, count: int | None, available: int, steps: int) -> Iterator[tuple[int, int]]:
+        """First and last + 1 of the sequences of each chunk."""
         if count is not None and count < 1:
             raise ValueError(f"count: expected at least 1 sequence, found {count}")
         channels, height, width = self.image_shape
-        at_once = max(1, ELEMENTS_AT_ONCE // ((self.num_steps + 1) * channels * height * width))
-        end = self.count(part, k) if count is None else min(count, self.count(part, k))
+        at_once = max(1, ELEMENTS_AT_ONCE // ((steps + 1) * channels * height * width))
+        end = available if count is None else min(count, available)
         for first in range(0, end, at_once):
-            yield self.fixed(part, k, first, min(first + at_once, end))
+            yield first, min(first + at_once, end)
+
+
+def require_moves(moves: Tensor, count: int) -> None:
+    """ValueError unless `moves` is int64 (S, K) with K = `count` and S ≥ 1, none negative, and something moves."""
+    if moves.dtype != torch.int64 or moves.ndim != 2 or moves.shape[1] != count or len(moves) == 0:
+        raise ValueError(f"moves: expected int64 (S, {count}) with S ≥ 1, found {moves.dtype} {tuple(moves.shape)}")
+    if int(moves.min()) < 0 or int(moves.max()) == 0:
+        raise ValueError(f"moves: expected numbers ≥ 0, some of them above, found {moves.tolist()}")

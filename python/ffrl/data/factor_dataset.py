@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ffrl.data.batch import SequenceBatch, draw_times, frame_weights
-from ffrl.data.dataset import Dataset, Part, SequenceFormat
+from ffrl.data.dataset import Dataset, Part, SequenceFormat, require_moves
+from ffrl.data.factor_composition import composed_starts, states_along
 from ffrl.data.factor_sequences import FactorSequences
 from ffrl.data.factors import FactorImages
 
@@ -82,6 +83,7 @@ class FactorDataset(Dataset):
         self.format = SequenceFormat(tuple(moving), num_steps, images.image_shape)
         # The split is the same for all, and finding it takes as long as reading all combinations of the factors.
         self._part = cache(self._find_part)
+        self._composed_starts = cache(self._find_composed_starts)
 
     def checksum(self) -> str:
         return self.images.checksum()
@@ -111,6 +113,22 @@ class FactorDataset(Dataset):
     def fixed(self, part: Part, k: int, first: int, last: int) -> Tensor:
         sequences = self._part(part)
         return to_unit(sequences.frames(sequences.fixed(k, last).states[first:].movedim(1, 0)))
+
+    def count_composed(self, part: Part, moves: Tensor) -> int:
+        return len(self._starts_of(part, moves))
+
+    def composed(self, part: Part, moves: Tensor, first: int, last: int) -> Tensor:
+        starts = self._starts_of(part, moves)[first:last]
+        states = states_along(self.images, self.transformations, starts, moves)
+        images = self.images.images(states.flatten(0, 1))
+        return to_unit(images.reshape(*states.shape[:2], *images.shape[1:]))
+
+    def _starts_of(self, part: Part, moves: Tensor) -> Tensor:
+        require_moves(moves, len(self.format))
+        return self._composed_starts(part, tuple(map(tuple, moves.tolist())))
+
+    def _find_composed_starts(self, part: Part, moves: tuple[tuple[int, ...], ...]) -> Tensor:
+        return composed_starts(self.images, self.transformations, part, torch.tensor(moves))
 
     def _find_part(self, part: Part) -> FactorSequences:
         return self.drawn(part, torch.Generator())

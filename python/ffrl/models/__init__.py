@@ -4,12 +4,14 @@ from ffrl.models.autoencoder import Autoencoder, MLPAutoencoder, Posterior
 from ffrl.models.classifier import SequenceClassifier
 from ffrl.models.convolutional import ConvAutoencoder, LargeConvAutoencoder
 from ffrl.models.flow_model import FlowModel
+from ffrl.models.latent_flow import LatentFlow
 
 __all__ = [
     "Autoencoder",
     "ConvAutoencoder",
     "FlowModel",
     "LargeConvAutoencoder",
+    "LatentFlow",
     "MLPAutoencoder",
     "Posterior",
     "SequenceClassifier",

@@ -72,4 +72,6 @@ def study(
     for path in (out / "study.json", out / "study.md", *([docs] if docs else [])):
         typer.echo(f"wrote {path}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(f"{n}: {r}" for n, r in failed.items()))
+        raise UserError(
+            f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(f"{n}: {r}" for n, r in failed.items())
+        )

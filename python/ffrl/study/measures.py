@@ -90,9 +90,9 @@ def measure(run: Path, count: int) -> StudyMeasures:
 
 def _of_composition(composed: Composition) -> tuple[dict[str, float], dict[str, str]]:
     """Errors over those of holding still, and those of the reconstruction beside them; and why there are none."""
-    values, missing = {"single": _mean(composed.single.values())}, {}
     pairs, switches, beyond = composed.superposition, composed.switch, composed.extrapolation
-    missing |= {**pairs.left_out, **switches.left_out, **beyond.left_out}
+    missing = {**pairs.left_out, **switches.left_out, **beyond.left_out}
+    values = {"single": _mean(composed.single.values())}
     values |= {name: error.ratio for name, error in pairs.values.items()}
     if pairs.values:
         values["pairs, reconstruction"] = _mean_reconstruction(pairs.values.values())

@@ -99,7 +99,9 @@ def _around(page: Path) -> tuple[str, str]:
 def _row(variant: Mapping[str, Any], columns: Sequence[str], seeds: Sequence[int]) -> str:
     short = "" if variant["seeds"] == seeds else f" (seeds {', '.join(map(str, variant['seeds']))})"
     cells = [_cell(column, variant["values"].get(column)) for column in columns]
-    return f"| {variant['flow']}{short} | {variant['substeps']} | {variant['start'] or 'random'} | {' | '.join(cells)} |"
+    return (
+        f"| {variant['flow']}{short} | {variant['substeps']} | {variant['start'] or 'random'} | {' | '.join(cells)} |"
+    )
 
 
 def _cell(column: str, spread: Mapping[str, float | None] | None) -> str:

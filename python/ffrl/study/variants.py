@@ -66,5 +66,7 @@ def chosen(variants: Sequence[Variant], only: str | None) -> list[Variant]:
     known = {variant.name for variant in variants} | set(FLOWS)
     unknown = [name for name in asked if name not in known]
     if unknown:
-        raise UserError(f"--only: expected flows ({', '.join(FLOWS)}) or variants ({variants[0].name}, …), found {unknown}")
+        raise UserError(
+            f"--only: expected flows ({', '.join(FLOWS)}) or variants ({variants[0].name}, …), found {unknown}"
+        )
     return [variant for variant in variants if variant.name in asked or variant.flow in asked]
