@@ -1,5 +1,6 @@
 """The command: ffrl study."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from ffrl.errors import UserError
 from ffrl.files import write_json, write_text
+from ffrl.study.lock import sole_use
 from ffrl.study.processes import Job, run_jobs
 from ffrl.study.results import as_json, as_markdown, require_marks, write_into
 from ffrl.study.runs import Plan, StudyRun
@@ -42,36 +44,44 @@ def study(
     runs = {run.name: run for run in (StudyRun(plan, variant, seed) for seed in range(seeds) for variant in variants)}
     for run in runs.values():
         run.require_ours()
-    failed: dict[str, str] = {}
-    number = 0
-
-    def write() -> str:
-        found = as_json(plan, list(runs.values()), failed)
-        table = as_markdown(found)
-        write_json(out / "study.json", found)
-        write_text(out / "study.md", table)
-        return table
-
-    def done(job: Job) -> None:
-        nonlocal number
-        number += 1
-        write()
-        measures = runs[job.name].measures()
-        assert measures is not None  # it is what was left to do
-        ratio, iteration = measures.values["single"], measures.iteration
-        typer.echo(f"{number}/{len(runs)}  {job.name}: {iteration:,} iterations, flow / decode(z_0) {ratio:.3f}")
-
-    outcome = run_jobs([Job(run.name, run.folder / "study.log", run.next_command) for run in runs.values()], jobs, done)
-    failed |= outcome.failed
-    table = write()
+    with sole_use(out) as held:
+        progress = _Progress(plan, list(runs.values()))
+        commands = [Job(run.name, run.folder / "study.log", run.next_command) for run in runs.values()]
+        outcome = run_jobs(commands, jobs, lambda job: progress.done(runs[job.name]), (held,))
+        table = progress.write(outcome.failed)
     if outcome.interrupted:
-        typer.echo(f"interrupted after {number} of {len(runs)} runs; go on with the same command")
+        typer.echo(f"interrupted after {progress.number} of {len(runs)} runs; go on with the same command")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
     if docs is not None:
         write_into(docs, table)
     for path in (out / "study.json", out / "study.md", *([docs] if docs else [])):
         typer.echo(f"wrote {path}")
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(f"{n}: {r}" for n, r in failed.items())
+    if outcome.failed:
+        failed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failed.items())
+        raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed: {failed}")
+
+
+class _Progress:
+    """Tells of each run that is done, and keeps study.json and study.md up to date."""
+
+    def __init__(self, plan: Plan, runs: Sequence[StudyRun]) -> None:
+        self.plan, self.runs, self.number = plan, runs, 0
+
+    def done(self, run: StudyRun) -> None:
+        measures = run.measures()
+        assert measures is not None  # measuring was what was left to do
+        self.number += 1
+        self.write({})
+        ratio = measures.values["single"]
+        typer.echo(
+            f"{self.number}/{len(self.runs)}  {run.name}: {measures.iteration:,} iterations, "
+            f"flow / decode(z_0) {ratio:.3f}"
         )
+
+    def write(self, failed: Mapping[str, str]) -> str:
+        """The table."""
+        found = as_json(self.plan, self.runs, failed)
+        table = as_markdown(found)
+        write_json(self.plan.out / "study.json", found)
+        write_text(self.plan.out / "study.md", table)
+        return table

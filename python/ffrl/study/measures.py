@@ -32,12 +32,12 @@ OF_THE_FLOW = (FOLDS, ON_GRID, OFF_GRID, FINER, ITERATIONS)
 
 @dataclass(frozen=True)
 class StudyMeasures:
-    """asked: at most so many held-out sequences of each kind. values: by the columns of the table, means over
+    """sequences: at most so many held-out ones of each kind. values: by the columns of the table, means over
     transformations or pairs of them. missing: why there is no value, by its name. composition: the same one by one,
     with all references.
     """
 
-    asked: int
+    sequences: int
     iteration: int
     seed: int
     data_checksum: str
@@ -76,7 +76,7 @@ def measure(run: Path, count: int) -> StudyMeasures:
     values[FINER] = statistics.fmean(finer.ratio for finer in composed.finer.values())
     values[ITERATIONS] = float(iteration)
     return StudyMeasures(
-        asked=count,
+        sequences=count,
         iteration=iteration,
         seed=config.seed,
         data_checksum=config.data_checksum,

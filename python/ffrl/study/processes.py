@@ -31,14 +31,24 @@ class Outcome:
     interrupted: bool
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None]) -> Outcome:
+def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None], inherited: Sequence[int] = ()) -> Outcome:
     """Run all of them, `at_once` at a time, in their order. done: is told of each as soon as nothing of it is left.
+    inherited: file descriptors that the processes get too.
 
     The first SIGINT or SIGTERM is passed on to the processes as SIGTERM, and no new one starts; a second SIGINT, or an
     exception, kills them.
     """
     waiting, running, failed = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[str, str]()
     stopping = False
+
+    def start(job: Job) -> None:
+        command = job.next_command()
+        if command is None:
+            done(job)
+            return
+        process = _process(command, job.log, inherited)
+        running[process.pid] = job, process
+
     with Interruption() as interruption:
         try:
             while running or (waiting and not stopping):
@@ -47,14 +57,14 @@ def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None]) -> 
                     for _, process in running.values():
                         process.send_signal(signal.SIGTERM)
                 while waiting and not stopping and len(running) < at_once:
-                    _start(waiting.pop(0), running, done)
+                    start(waiting.pop(0))
                 for job, process in list(running.values()):
                     code = process.poll()
                     if code is None:
                         continue
                     del running[process.pid]
                     if code == 0 and not stopping:
-                        _start(job, running, done)
+                        start(job)
                     elif not stopping:
                         failed[job.name] = _last_line(job.log) or f"exit code {code}"
                 time.sleep(POLL_SECONDS)
@@ -65,16 +75,18 @@ def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None]) -> 
     return Outcome(failed, stopping)
 
 
-def _start(job: Job, running: dict[int, tuple[Job, "subprocess.Popen[bytes]"]], done: Callable[[Job], None]) -> None:
-    command = job.next_command()
-    if command is None:
-        done(job)
-        return
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log:
-        # In a session of its own: Ctrl-C in the terminal is then passed on once, by us.
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    running[process.pid] = job, process
+def _process(command: list[str], log: Path, inherited: Sequence[int]) -> "subprocess.Popen[bytes]":
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        # In a session of its own: Ctrl-C in the terminal is passed on once, by us.
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            pass_fds=inherited,
+        )
 
 
 def _last_line(log: Path) -> str:

@@ -61,10 +61,10 @@ def as_markdown(study: Mapping[str, Any]) -> str:
         return "Nothing is measured yet.\n"
     seeds = sorted({seed for variant in measured for seed in variant["seeds"]})
     torch = next(iter(measured[0]["runs"].values()))["versions"]["torch"]
+    spread = "one seed, no spread is known" if len(seeds) == 1 else f"mean ± standard deviation of {len(seeds)} seeds"
     lines = [
         f"{study['processor']}, one thread, {study['minutes']:g} minutes of training a run; torch {torch}; "
-        f"{study['data']}, up to {study['sequences']:,} held-out sequences of each kind; seeds "
-        f"{', '.join(map(str, seeds))}, mean ± standard deviation."
+        f"{study['data']}, up to {study['sequences']:,} held-out sequences of each kind; {spread}."
     ]
     names = list(dict.fromkeys(name for variant in measured for name in variant["values"]))
     composed = [name for name in names if name not in OF_THE_FLOW]

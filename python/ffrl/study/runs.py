@@ -74,7 +74,7 @@ class StudyRun:
     def measures(self) -> StudyMeasures | None:
         """What was measured of the trained run, on so many sequences; None if nothing was yet."""
         found = StudyMeasures.load(self.folder)
-        return found if found is not None and found.asked == self.plan.sequences else None
+        return found if found is not None and found.sequences == self.plan.sequences else None
 
     def _train(self) -> list[str]:
         plan = self.plan
