@@ -55,7 +55,7 @@ class Preset:
     potential_output: Literal["tanh", "identity"] = "identity"
     time_embedding: Literal["separable", "sinusoidal", "none"] = "separable"
     random_clock: bool = False
-    substeps: int = 1
+    substeps: int = 2
 
     batch_size: int = 48
     random_frames: int = 3
@@ -190,6 +190,7 @@ _PAPER = Preset(
     batch_size=128,
     random_frames=8,
     random_start=0.0,
+    substeps=1,
     hj_weight=1.0,
     initial_weight=1.0,
     density="exact",
@@ -208,9 +209,9 @@ PRESETS: dict[str, Preset] = {
     "quickstart": Preset(),
     "weak": Preset(supervision="weak"),
     "clocked": Preset(time_embedding="sinusoidal", initial_weight=200.0, collocation_points=1),
-    "sprites": Preset(latent_dim=16, hidden=(256, 128), iterations=7_000),
+    "sprites": Preset(latent_dim=16, hidden=(256, 128), substeps=1, iterations=7_000),
     # On these rooms an MLP learns more in a minute than a small ConvAutoencoder: a step is cheaper and goes further.
-    "shapes": Preset(latent_dim=16, hidden=(256, 128), batch_size=30, iterations=7_000),
+    "shapes": Preset(latent_dim=16, hidden=(256, 128), substeps=1, batch_size=30, iterations=7_000),
     "mnist-paper": _PAPER,
     "shapes3d-paper": _PAPER_ROOM,
     "falcor3d-paper": replace(_PAPER, autoencoder="conv_large", random_frames=4, iterations=100_000),
