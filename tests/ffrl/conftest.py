@@ -29,7 +29,8 @@ def digits() -> Digits:
 
 @pytest.fixture
 def small_preset() -> Preset:
-    return Preset(latent_dim=6, hidden=(32, 16), potential_width=8, batch_size=6, warmup_iterations=2, ema_every=2)
+    small = {"latent_dim": 6, "hidden": (32, 16), "potential_width": 8, "batch_size": 6}
+    return Preset(**small, substeps=1, warmup_iterations=2, ema_every=2)
 
 
 @pytest.fixture(scope="session")
