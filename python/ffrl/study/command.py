@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ffrl.data import find_dataset
 from ffrl.errors import UserError
 from ffrl.files import write_json, write_text
 from ffrl.study.lock import sole_use
@@ -39,7 +40,7 @@ def study(
     if docs is not None:
         require_marks(docs)
     plan = Plan(out, minutes, data, root, sequences)
-    variants = chosen(all_variants(data, root), only)
+    variants = chosen(all_variants(find_dataset(data, root)), only)
     # Seed by seed, so that a study cut short compares all variants, and a slow hour meets them all.
     runs = {run.name: run for run in (StudyRun(plan, variant, seed) for seed in range(seeds) for variant in variants)}
     for run in runs.values():

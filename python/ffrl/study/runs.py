@@ -18,6 +18,8 @@ _FFRL = (sys.executable, "-P", "-m")
 class Plan:
     """What all runs have in common. out: folder of the study. minutes: of training of each run, on one thread.
     data, root: as of `ffrl train`. sequences: at most so many held-out ones of each kind are measured.
+
+    UserError: no such budget.
     """
 
     out: Path
@@ -25,6 +27,14 @@ class Plan:
     data: str
     root: Path | None
     sequences: int
+
+    def __post_init__(self) -> None:
+        _ = self.budget
+
+    @property
+    def budget(self) -> Budget:
+        """Of each run."""
+        return Budget(minutes=self.minutes)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class StudyRun:
         if not (self.folder / CONFIG_NAME).exists():
             return self._train()
         progress = read_progress(self.folder)
-        if progress is None or Budget(minutes=self.plan.minutes).fraction(*progress) < 1:
+        if progress is None or self.plan.budget.fraction(*progress) < 1:
             return [*_FFRL, "ffrl", "train", "--resume", "--out", str(self.folder), "--threads", "1"]
         if self.measures() is None:
             return [*_FFRL, "ffrl.study.measures", str(self.folder), str(self.plan.sequences)]
@@ -63,7 +73,7 @@ class StudyRun:
         found = RunConfig.load(self.folder)
         expected = {
             "settings": (self.variant.preset, found.preset),
-            "--minutes": (Budget(minutes=self.plan.minutes), found.budget),
+            "--minutes": (self.plan.budget, found.budget),
             "--data": (self.plan.data, found.data),
             "seed": (self.seed, found.seed),
         }
@@ -74,7 +84,7 @@ class StudyRun:
     def measures(self) -> StudyMeasures | None:
         """What was measured of the trained run, on so many sequences; None if nothing was yet."""
         found = StudyMeasures.load(self.folder)
-        return found if found is not None and found.sequences == self.plan.sequences else None
+        return found if found is not None and found.asked == self.plan.sequences else None
 
     def _train(self) -> list[str]:
         plan = self.plan
