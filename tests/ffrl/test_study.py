@@ -68,16 +68,16 @@ def test_a_choice_of_variants(digits: Digits) -> None:
 
 
 def test_what_is_left_to_do(tmp_path: Path, finished: Path) -> None:
-    plan = Plan(tmp_path, 2.0, "digits", None, 50)
+    plan = Plan(tmp_path, 2.0, True, "digits", None, 50)
     new = StudyRun(plan, VARIANT, 7)
     assert new.folder == tmp_path / "autonomous-4-x0" / "seed7"
     command = new.next_command()
     assert command is not None and command[: len(command) - 2] == [
         sys.executable, "-P", "-m", "ffrl", "train", "--out", str(new.folder), "--data", "digits",
         "--set", "time_embedding=none", "--set", "hj_weight=0", "--set", "substeps=4", "--set", "random_start=0",
-        "--minutes", "2.0", "--seed", "7",
+        "--minutes", "2.0", "--processor-time", "--seed", "7",
     ]  # fmt: skip
-    done = StudyRun(Plan(finished, MINUTES, "digits", None, 3), VARIANT, 0)
+    done = StudyRun(Plan(finished, MINUTES, False, "digits", None, 3), VARIANT, 0)
     config = RunConfig.load(done.folder)
     replace(config, seed=7, budget=plan.budget).save(new.folder)
     new.require_ours()
@@ -141,6 +141,7 @@ def test_the_same_command_does_nothing_twice_and_fills_a_page(
     ("arguments", "message"),
     [
         (("--minutes", 1), "found other --minutes"),
+        (("--processor-time",), "found other --minutes"),
         (("--minutes", 0), "--minutes: expected a positive number, found 0.0"),
         (("--only", "clock"), "--only: expected flows"),
         (("--data", "digit"), "--data: expected"),
@@ -172,6 +173,7 @@ def test_tables_by_hand() -> None:
     found = {
         "processor": "A processor",
         "minutes": 2.5,
+        "processor_time": True,
         "data": "digits",
         "sequences": 1000,
         "variants": {
@@ -182,7 +184,9 @@ def test_tables_by_hand() -> None:
         "failed": {"separable-1-x0, seed 0": "no loss"},
     }
     lines = as_markdown(found).splitlines()
-    assert lines[0].startswith("A processor, one thread, 2.5 minutes of training a run; torch 2.9; digits, up to 1,000")
+    assert lines[0].startswith(
+        "A processor, one thread, 2.5 minutes of processor time of training a run; torch 2.9; digits"
+    )
     assert lines[2:6] == [
         "| flow | sub-steps | start | single |",
         "|---|---|---|---|",

@@ -16,14 +16,15 @@ _FFRL = (sys.executable, "-P", "-m")
 
 @dataclass(frozen=True)
 class Plan:
-    """What all runs have in common. out: folder of the study. minutes: of training of each run, on one thread.
-    data, root: as of `ffrl train`. sequences: at most so many held-out ones of each kind are measured.
+    """What all runs have in common. out: folder of the study. minutes, processor_time: of training of each run, on one
+    thread. data, root: as of `ffrl train`. sequences: at most so many held-out ones of each kind are measured.
 
     UserError: no such budget.
     """
 
     out: Path
     minutes: float
+    processor_time: bool
     data: str
     root: Path | None
     sequences: int
@@ -34,7 +35,7 @@ class Plan:
     @property
     def budget(self) -> Budget:
         """Of each run."""
-        return Budget(minutes=self.minutes)
+        return Budget(minutes=self.minutes, processor_time=self.processor_time)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class StudyRun:
         plan = self.plan
         root = [] if plan.root is None else ["--root", str(plan.root)]
         settings = [argument for setting in self.variant.settings for argument in ("--set", setting)]
+        clock = ["--processor-time"] if plan.processor_time else []
         return [
             *_FFRL, "ffrl", "train", "--out", str(self.folder), "--data", plan.data, *root, *settings,
-            "--minutes", str(plan.minutes), "--seed", str(self.seed), "--threads", "1",
+            "--minutes", str(plan.minutes), *clock, "--seed", str(self.seed), "--threads", "1",
         ]  # fmt: skip
