@@ -52,6 +52,9 @@ def train(
     root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, if it has any.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Budget in iterations. Default: the preset's.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training instead.")] = None,
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="Minutes that the processors worked, of all threads together.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, batches and noise. Default: 0.")
     ] = None,
@@ -75,7 +78,8 @@ def train(
     if resume:
         choices = {
             "--preset": preset, "--data": data, "--root": root, "--iterations": iterations,
-            "--minutes": minutes, "--seed": seed, "--set": set_, "--precision": precision, "--accumulate": accumulate,
+            "--minutes": minutes, "--processor-time": processor_time or None, "--seed": seed, "--set": set_,
+            "--precision": precision, "--accumulate": accumulate,
         }  # fmt: skip
         given = [name for name, value in choices.items() if value is not None and value != []]
         if given:
@@ -93,7 +97,7 @@ def train(
         fabric.barrier()
         if (out / CONFIG_NAME).exists() or has_checkpoint(out):
             raise UserError(f"--out {out}: expected a new folder, found a run; use --resume or another folder")
-        config, loaded = _new_run(preset, data, root, iterations, minutes, seed, set_ or [])
+        config, loaded = _new_run(preset, data, root, iterations, minutes, processor_time, seed, set_ or [])
         config = replace(
             config, accumulate=accumulate or 1, processes=fabric.world_size, precision=precision or "32-true"
         )
@@ -213,6 +217,7 @@ def _new_run(
     root: Path | None,
     iterations: int | None,
     minutes: float | None,
+    processor_time: bool,
     seed: int | None,
     changes: list[str],
 ) -> tuple[RunConfig, Dataset]:
@@ -221,7 +226,7 @@ def _new_run(
         raise UserError("--iterations and --minutes: expected one of the two, found both")
     if iterations is None and minutes is None:
         iterations = chosen.iterations
-    budget = Budget(iterations, minutes)
+    budget = Budget(iterations, minutes, processor_time)
     data = data or "digits"
     loaded = find_dataset(data, root)
     chosen.require_fit(loaded)

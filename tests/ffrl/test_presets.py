@@ -1,6 +1,7 @@
 """Presets, their overrides and the budget."""
 
 import math
+import time
 
 import pytest
 
@@ -65,6 +66,17 @@ def test_budget_fractions() -> None:
 def test_wrong_budgets(iterations: int | None, minutes: float | None) -> None:
     with pytest.raises(UserError):
         Budget(iterations, minutes)
+
+
+def test_processor_time_is_not_that_of_the_wall() -> None:
+    wall, processor = Budget(minutes=1), Budget(minutes=1, processor_time=True)
+    before = wall.clock(), processor.clock()
+    time.sleep(0.2)
+    assert wall.clock() - before[0] >= 0.2
+    assert processor.clock() - before[1] < 0.1
+    assert processor.describe() == "1 minutes of processor time"
+    with pytest.raises(UserError, match="--processor-time: expected --minutes with it"):
+        Budget(iterations=5, processor_time=True)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero() -> None:

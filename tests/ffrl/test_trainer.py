@@ -87,8 +87,9 @@ def test_caller_random_numbers_are_left_alone(small_preset: Preset, digits: Digi
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_budget_of_minutes_ends(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
-    run = trainer(small_preset, digits, tmp_path, Budget(minutes=0.003))
+@pytest.mark.parametrize("processor_time", [False, True])
+def test_budget_of_minutes_ends(small_preset: Preset, digits: Digits, tmp_path: Path, processor_time: bool) -> None:
+    run = trainer(small_preset, digits, tmp_path, Budget(minutes=0.003, processor_time=processor_time))
     run.train(quiet())
     assert run.finished
     assert run.seconds >= 0.18

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ffrl.data import find_dataset
 from ffrl.errors import UserError
 from ffrl.files import write_json, write_text
 from ffrl.study.lock import sole_use
@@ -20,6 +21,9 @@ INTERRUPTED_EXIT_CODE = 130
 def study(
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/study"),
     minutes: Annotated[float, typer.Option(help="Minutes of training of each run, on one thread.")] = 3.0,
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="As of ffrl train: fair on a machine that does other work too.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, 0 and up, of each variant.")] = 3,
     data: Annotated[str, typer.Option(help="As of ffrl train.")] = "digits",
     root: Annotated[Path | None, typer.Option(help="As of ffrl train.")] = None,
@@ -38,8 +42,8 @@ def study(
     """
     if docs is not None:
         require_marks(docs)
-    plan = Plan(out, minutes, data, root, sequences)
-    variants = chosen(all_variants(data, root), only)
+    plan = Plan(out, minutes, processor_time, data, root, sequences)
+    variants = chosen(all_variants(find_dataset(data, root)), only)
     # Seed by seed, so that a study cut short compares all variants, and a slow hour meets them all.
     runs = {run.name: run for run in (StudyRun(plan, variant, seed) for seed in range(seeds) for variant in variants)}
     for run in runs.values():

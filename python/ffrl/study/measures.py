@@ -3,7 +3,7 @@
 import statistics
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,12 @@ OF_THE_FLOW = (FOLDS, ON_GRID, OFF_GRID, FINER, ITERATIONS)
 
 @dataclass(frozen=True)
 class StudyMeasures:
-    """sequences: at most so many held-out ones of each kind. values: by the columns of the table, means over
+    """asked: at most so many held-out sequences of each kind. values: by the columns of the table, means over
     transformations or pairs of them. missing: why there is no value, by its name. composition: the same one by one,
     with all references.
     """
 
-    sequences: int
+    asked: int
     iteration: int
     seed: int
     data_checksum: str
@@ -49,9 +49,10 @@ class StudyMeasures:
 
     @classmethod
     def load(cls, run: Path) -> "StudyMeasures | None":
-        """From the folder `run`; None: not measured yet. UserError: no JSON."""
+        """From the folder `run`; None: not measured, or by a version that measured other things. UserError: no JSON."""
         path = run / FILE_NAME
-        return cls(**read_json(path)) if path.exists() else None
+        values = read_json(path) if path.exists() else {}
+        return cls(**values) if values.keys() == {field.name for field in fields(cls)} else None
 
 
 def measure(run: Path, count: int) -> StudyMeasures:
@@ -76,7 +77,7 @@ def measure(run: Path, count: int) -> StudyMeasures:
     values[FINER] = statistics.fmean(finer.ratio for finer in composed.finer.values())
     values[ITERATIONS] = float(iteration)
     return StudyMeasures(
-        sequences=count,
+        asked=count,
         iteration=iteration,
         seed=config.seed,
         data_checksum=config.data_checksum,

@@ -38,41 +38,47 @@ def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None], inh
     The first SIGINT or SIGTERM is passed on to the processes as SIGTERM, and no new one starts; a second SIGINT, or an
     exception, kills them.
     """
-    waiting, running, failed = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[str, str]()
-    stopping = False
+    waiting, running, failed, stopping = list(jobs), list[_Running](), dict[str, str](), False
 
-    def start(job: Job) -> None:
+    def start(job: Job, after: list[str] | None = None) -> None:
         command = job.next_command()
         if command is None:
             done(job)
-            return
-        process = _process(command, job.log, inherited)
-        running[process.pid] = job, process
+        elif command == after:
+            failed[job.name] = f"nothing came of {' '.join(command)}"
+        else:
+            running.append(_Running(job, command, _process(command, job.log, inherited)))
 
     with Interruption() as interruption:
         try:
             while running or (waiting and not stopping):
                 if interruption.requested and not stopping:
                     stopping = True
-                    for _, process in running.values():
-                        process.send_signal(signal.SIGTERM)
+                    for one in running:
+                        one.process.send_signal(signal.SIGTERM)
                 while waiting and not stopping and len(running) < at_once:
                     start(waiting.pop(0))
-                for job, process in list(running.values()):
-                    code = process.poll()
-                    if code is None:
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    if stopping:
                         continue
-                    del running[process.pid]
-                    if code == 0 and not stopping:
-                        start(job)
-                    elif not stopping:
-                        failed[job.name] = _last_line(job.log) or f"exit code {code}"
+                    if one.process.returncode == 0:
+                        start(one.job, after=one.command)
+                    else:
+                        failed[one.job.name] = _last_line(one.job.log) or f"exit code {one.process.returncode}"
                 time.sleep(POLL_SECONDS)
         finally:
-            for _, process in running.values():
-                process.kill()
-                process.wait()
+            for one in running:
+                one.process.kill()
+                one.process.wait()
     return Outcome(failed, stopping)
+
+
+@dataclass(frozen=True)
+class _Running:
+    job: Job
+    command: list[str]
+    process: "subprocess.Popen[bytes]"
 
 
 def _process(command: list[str], log: Path, inherited: Sequence[int]) -> "subprocess.Popen[bytes]":

@@ -24,6 +24,7 @@ def as_json(plan: Plan, runs: Sequence[StudyRun], failed: Mapping[str, str]) -> 
     variants = list(dict.fromkeys(run.variant for run in runs))
     return {
         "minutes": plan.minutes,
+        "processor_time": plan.processor_time,
         "threads": 1,
         "data": plan.data,
         "sequences": plan.sequences,
@@ -62,9 +63,10 @@ def as_markdown(study: Mapping[str, Any]) -> str:
     seeds = sorted({seed for variant in measured for seed in variant["seeds"]})
     torch = next(iter(measured[0]["runs"].values()))["versions"]["torch"]
     spread = "one seed, no spread is known" if len(seeds) == 1 else f"mean ± standard deviation of {len(seeds)} seeds"
+    clock = "processor" if study["processor_time"] else "wall-clock"
     lines = [
-        f"{study['processor']}, one thread, {study['minutes']:g} minutes of training a run; torch {torch}; "
-        f"{study['data']}, up to {study['sequences']:,} held-out sequences of each kind; {spread}."
+        f"{study['processor']}, one thread, {study['minutes']:g} minutes of {clock} time of training a run; "
+        f"torch {torch}; {study['data']}, up to {study['sequences']:,} held-out sequences of each kind; {spread}."
     ]
     names = list(dict.fromkeys(name for variant in measured for name in variant["values"]))
     composed = [name for name in names if name not in OF_THE_FLOW]

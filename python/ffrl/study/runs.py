@@ -16,15 +16,26 @@ _FFRL = (sys.executable, "-P", "-m")
 
 @dataclass(frozen=True)
 class Plan:
-    """What all runs have in common. out: folder of the study. minutes: of training of each run, on one thread.
-    data, root: as of `ffrl train`. sequences: at most so many held-out ones of each kind are measured.
+    """What all runs have in common. out: folder of the study. minutes, processor_time: of training of each run, on one
+    thread. data, root: as of `ffrl train`. sequences: at most so many held-out ones of each kind are measured.
+
+    UserError: no such budget.
     """
 
     out: Path
     minutes: float
+    processor_time: bool
     data: str
     root: Path | None
     sequences: int
+
+    def __post_init__(self) -> None:
+        _ = self.budget
+
+    @property
+    def budget(self) -> Budget:
+        """Of each run."""
+        return Budget(minutes=self.minutes, processor_time=self.processor_time)
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class StudyRun:
         if not (self.folder / CONFIG_NAME).exists():
             return self._train()
         progress = read_progress(self.folder)
-        if progress is None or Budget(minutes=self.plan.minutes).fraction(*progress) < 1:
+        if progress is None or self.plan.budget.fraction(*progress) < 1:
             return [*_FFRL, "ffrl", "train", "--resume", "--out", str(self.folder), "--threads", "1"]
         if self.measures() is None:
             return [*_FFRL, "ffrl.study.measures", str(self.folder), str(self.plan.sequences)]
@@ -63,7 +74,7 @@ class StudyRun:
         found = RunConfig.load(self.folder)
         expected = {
             "settings": (self.variant.preset, found.preset),
-            "--minutes": (Budget(minutes=self.plan.minutes), found.budget),
+            "--minutes": (self.plan.budget, found.budget),
             "--data": (self.plan.data, found.data),
             "seed": (self.seed, found.seed),
         }
@@ -74,13 +85,14 @@ class StudyRun:
     def measures(self) -> StudyMeasures | None:
         """What was measured of the trained run, on so many sequences; None if nothing was yet."""
         found = StudyMeasures.load(self.folder)
-        return found if found is not None and found.sequences == self.plan.sequences else None
+        return found if found is not None and found.asked == self.plan.sequences else None
 
     def _train(self) -> list[str]:
         plan = self.plan
         root = [] if plan.root is None else ["--root", str(plan.root)]
         settings = [argument for setting in self.variant.settings for argument in ("--set", setting)]
+        clock = ["--processor-time"] if plan.processor_time else []
         return [
             *_FFRL, "ffrl", "train", "--out", str(self.folder), "--data", plan.data, *root, *settings,
-            "--minutes", str(plan.minutes), "--seed", str(self.seed), "--threads", "1",
+            "--minutes", str(plan.minutes), *clock, "--seed", str(self.seed), "--threads", "1",
         ]  # fmt: skip

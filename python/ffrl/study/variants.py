@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
-from ffrl.data import FactorDataset, find_dataset
+from ffrl.data import Dataset, FactorDataset
 from ffrl.errors import UserError
 from ffrl.presets import Preset
 
@@ -48,14 +47,16 @@ class Variant:
         return Preset().override(self.settings)
 
 
-def all_variants(data: str, root: Path | None = None) -> list[Variant]:
-    """Those that differ on the data set of this name.
+def all_variants(data: Dataset) -> list[Variant]:
+    """Those that differ on these data. UserError: the quickstart preset does not fit them.
 
     Sequences of images by factors always start in a random state of the other factors: there is one start for them.
     """
-    of_factors = isinstance(find_dataset(data, root), FactorDataset)
-    starts: Sequence[str | None] = (None,) if of_factors else tuple(STARTS)
-    return [Variant(flow, substeps, start) for flow, substeps, start in product(FLOWS, SUBSTEPS, starts)]
+    starts: Sequence[str | None] = (None,) if isinstance(data, FactorDataset) else tuple(STARTS)
+    variants = [Variant(flow, substeps, start) for flow, substeps, start in product(FLOWS, SUBSTEPS, starts)]
+    for variant in variants:
+        variant.preset.require_fit(data)
+    return variants
 
 
 def chosen(variants: Sequence[Variant], only: str | None) -> list[Variant]:

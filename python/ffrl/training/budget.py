@@ -1,6 +1,7 @@
 """How long a run trains, and the learning rate that follows from it."""
 
 import math
+import time
 from dataclasses import dataclass
 
 from ffrl.errors import UserError
@@ -10,11 +11,14 @@ from ffrl.errors import UserError
 class Budget:
     """Either a number of iterations or minutes of training time; exactly one of the two.
 
-    A budget of iterations is reproducible. One of minutes counts training time only, also across a resume.
+    A budget of iterations is reproducible. One of minutes counts training time only, also across a resume: of the clock
+    on the wall, or with `processor_time` of the processors, all threads together, which other work on the machine
+    hardly changes.
     """
 
     iterations: int | None = None
     minutes: float | None = None
+    processor_time: bool = False
 
     def __post_init__(self) -> None:
         if (self.iterations is None) == (self.minutes is None):
@@ -23,6 +27,8 @@ class Budget:
             raise UserError(f"--iterations: expected at least 1, found {self.iterations}")
         if self.minutes is not None and not (self.minutes > 0 and math.isfinite(self.minutes)):
             raise UserError(f"--minutes: expected a positive number, found {self.minutes}")
+        if self.processor_time and self.minutes is None:
+            raise UserError("--processor-time: expected --minutes with it, found none")
 
     def fraction(self, iteration: int, seconds: float) -> float:
         """The share of the budget used after `iteration` iterations and `seconds` of training, at most 1."""
@@ -31,7 +37,13 @@ class Budget:
 
     def describe(self) -> str:
         """For people."""
-        return f"{self.iterations} iterations" if self.iterations else f"{self.minutes:g} minutes"
+        if self.iterations:
+            return f"{self.iterations} iterations"
+        return f"{self.minutes:g} minutes{' of processor time' if self.processor_time else ''}"
+
+    def clock(self) -> float:
+        """Seconds since some moment, as this budget counts them."""
+        return time.process_time() if self.processor_time else time.perf_counter()
 
 
 def learning_rate(

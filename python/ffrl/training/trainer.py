@@ -122,9 +122,9 @@ class Trainer:
             interruption = stack.enter_context(Interruption())
             stop = False
             while not (self.finished or stop or self.iteration == stop_at):
-                began = time.perf_counter()
+                began = self.budget.clock()
                 terms = self.step()
-                self.seconds += time.perf_counter() - began
+                self.seconds += self.budget.clock() - began
                 save = time.monotonic() - last_save > self.checkpoint_every
                 # All processes stop and save after the same iteration, with the same clock.
                 self.seconds, stop, save = self._agree(interruption.requested, save)
