@@ -174,13 +174,21 @@ def test_chunking_does_not_matter(digits: Digits, small_preset: Preset, monkeypa
     whole = composition(model, few(digits), model.substeps, 5).as_json()
     monkeypatch.setattr(dataset_module, "ELEMENTS_AT_ONCE", 1)
     parts = composition(model, few(digits), model.substeps, 5).as_json()
-    for kind, values in whole.items():
-        for name, numbers in values.items():
-            for clock in ("running", "restarted") if kind == "switch" and name != "left_out" else (None,):
-                expected, found = (v if clock is None else v[clock] for v in (numbers, parts[kind][name]))
-                assert found == pytest.approx(expected, rel=1e-5), (kind, name)
-    assert set(whole["superposition"]) == {"scale + rotate", "scale + colour", "rotate + colour", "left_out"}
-    assert len(whole["switch"]) == 7 and set(whole["extrapolation"]) == {"scale", "rotate", "colour", "left_out"}
+    for kind in ("single", "finer"):
+        for name, numbers in whole[kind].items():
+            assert parts[kind][name] == pytest.approx(numbers, rel=1e-5), (kind, name)
+    for kind in ("superposition", "extrapolation"):
+        for name, numbers in whole[kind]["values"].items():
+            assert parts[kind]["values"][name] == pytest.approx(numbers, rel=1e-5), (kind, name)
+    for name, switch in whole["switch"]["values"].items():
+        for clock, numbers in switch.items():
+            assert parts["switch"]["values"][name][clock] == pytest.approx(numbers, rel=1e-5), (name, clock)
+    assert set(whole["superposition"]["values"]) == {"scale + rotate", "scale + colour", "rotate + colour"}
+    assert len(whole["switch"]["values"]) == 6 and set(whole["extrapolation"]["values"]) == {
+        "scale",
+        "rotate",
+        "colour",
+    }
     assert whole["single"]["scale"]["flow"] == pytest.approx(
         equivariance_errors(model, few(digits), 5)["scale"].flow, rel=1e-5
     )
