@@ -1,4 +1,4 @@
-"""The command line: ffrl train, evaluate, traverse, experiment, report."""
+"""The command line: ffrl train, evaluate, traverse, experiment, report, study."""
 
 import sys
 from dataclasses import replace
@@ -19,6 +19,7 @@ from ffrl.options import RunArgument, ThreadsOption, use_threads
 from ffrl.presets import PRESETS, find_preset
 from ffrl.report import write_report
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
+from ffrl.study.command import study
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
 from ffrl.training.processes import connect
@@ -147,6 +148,8 @@ def evaluate(
         measurement = measure(run, request)
         for table in measurement.tables():
             console.print(table)
+        for name, reason in measurement.missing.items():
+            typer.echo(f"{name}: not measured: {reason}")
         typer.echo(f"wrote {write_measurement(run, measurement)}")
         measurements.append(measurement)
     if len(runs) > 1:
@@ -186,6 +189,9 @@ def report(
     """Write one HTML page about runs: settings, curves, measures, pictures. It needs no network and no other file."""
     size = write_report(runs, out)
     typer.echo(f"wrote {out} ({size / 1e6:.1f} MB)")
+
+
+app.command()(study)
 
 
 def main(arguments: list[str] | None = None) -> None:

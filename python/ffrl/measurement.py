@@ -44,28 +44,32 @@ class Request:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The measures of one run, and where they come from."""
+    """The measures of one run, and where they come from.
+
+    volumes, residuals: None where the flow has none; `missing` says why, by the names that JSON has.
+    """
 
     config: RunConfig
     data: Dataset
     iteration: int
     matching: Matching
     errors: dict[str, EquivarianceError]
-    volumes: dict[str, density.VolumeChange]
-    residuals: dict[str, PathResidual]
+    volumes: dict[str, density.VolumeChange] | None
+    residuals: dict[str, PathResidual] | None
     bounds: list[SequenceBound]
     disentanglement: "Disentanglement | None"
+    missing: dict[str, str]
 
     def tables(self) -> list[Table]:
         """For the terminal."""
         steps, count = self.data.num_steps, max(error.sequences for error in self.errors.values())
         title = f"L1 error of t = 1…{steps}, summed, on {count} held-out sequences each (iteration {self.iteration})"
-        tables = [
-            evaluation.as_table(self.errors, title, encoder_saw_states=self._encoder_saw_states),
-            density.as_table(self.volumes, steps),
-            residuals.as_table(self.residuals),
-            bounds.as_table(self.bounds),
-        ]
+        tables = [evaluation.as_table(self.errors, title, encoder_saw_states=self._encoder_saw_states)]
+        if self.volumes is not None:
+            tables.append(density.as_table(self.volumes, steps))
+        if self.residuals is not None:
+            tables.append(residuals.as_table(self.residuals))
+        tables.append(bounds.as_table(self.bounds))
         if self.matching.inferred is not None:
             tables.append(clustering.as_table(self.matching.inferred, self.data.transformations))
         if self.disentanglement is not None:
@@ -78,8 +82,9 @@ class Measurement:
         return {
             "equivariance_error": evaluation.as_json(self.errors),
             "mean_ratio": mean_ratio(self.errors),
-            "volume_change": density.as_json(self.volumes),
-            "path_residual": residuals.as_json(self.residuals),
+            "volume_change": None if self.volumes is None else density.as_json(self.volumes),
+            "path_residual": None if self.residuals is None else residuals.as_json(self.residuals),
+            "missing": self.missing,
             "log_likelihood": bounds.as_json(self.bounds),
             "potentials": self.matching.potentials,
             "inferred_k": None if inferred is None else asdict(inferred),
@@ -93,9 +98,9 @@ class Measurement:
         for name, error in self.errors.items():
             found |= {f"{name}: flow": error.flow, f"{name}: flow / decode(z_0)": error.ratio}
             found[f"{name}: reconstruction"] = error.reconstruction
-        for name, volume in self.volumes.items():
+        for name, volume in (self.volumes or {}).items():
             found |= {f"{name}: log|det|": volume.exact, f"{name}: steps that fold": volume.folding}
-        for name, residual in self.residuals.items():
+        for name, residual in (self.residuals or {}).items():
             found |= {f"{name}: r² at the steps": residual.on_grid, f"{name}: r² off them": residual.off_grid}
         for bound in self.bounds:
             found[f"bound a frame, {bound.likelihood}, S = {bound.samples}"] = bound.per_frame
@@ -118,19 +123,21 @@ def measure(run: Path, request: Request) -> Measurement:
     model, iteration = load_trained(run, config, data.format)
     matching = match(model, data, request.sequences)
     common = (model, data, request.sequences, matching.potentials)
-    likelihood = config.preset.likelihood
+    likelihood, dynamics = config.preset.likelihood, model.dynamics
+    reasons = {"volume_change": dynamics.without_volumes, "path_residual": dynamics.without_residual}
     return Measurement(
         config=config,
         data=data,
         iteration=iteration,
         matching=matching,
         errors=evaluation.equivariance_errors(*common),
-        volumes=density.volume_changes(*common),
-        residuals=residuals.path_residuals(*common),
+        volumes=None if dynamics.without_volumes else density.volume_changes(*common),
+        residuals=None if dynamics.without_residual else residuals.path_residuals(*common),
         bounds=bounds.sequence_bounds(
             model, data, likelihood, request.samples, request.bound_sequences, matching.potentials
         ),
         disentanglement=None if scores_of is None else scores_of(model),
+        missing={name: reason for name, reason in reasons.items() if reason is not None},
     )
 
 

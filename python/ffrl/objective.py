@@ -1,7 +1,7 @@
 """The training objective: the negative evidence lower bound and the Hamilton–Jacobi penalty, k known or inferred."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,6 @@ from ffrl.models.autoencoder import Posterior
 from ffrl.models.classifier import straight_through
 from ffrl.noise import Noise
 from ffrl.presets import Preset
-from ffrl_fast import hj_residual, potential_field
 
 
 class Objective(NamedTuple):
@@ -30,7 +29,8 @@ class Objective(NamedTuple):
     reconstruction: −log p(x|z) in nats, summed over pixels and (in expectation) over the T + 1 frames; for the
     likelihood "normal" without its constant, ½ pixels·log 2π a frame.
     kl: KL(q(z_0|x_0) ‖ N(0, I)) in nats. flow_kl: Σ_{t≥1} E[log q(z_t) − log p(z_t)] in nats (zero and not computed
-    where the preset's density is "none"). hj: mean of the squared residual over steps and rows.
+    where the preset's density is "none"). hj: mean of the squared residual over steps, rows and the points between the
+    steps (zero and not computed where the preset has no equation: a velocity, or a weight of zero).
     initial: mean over rows of ‖∇u^k(z_0, 0)‖² (zero and not computed when its weight is zero).
     k_kl: KL(q(k|x) ‖ uniform), balance: KL(batch mean of q(k|x) ‖ uniform), in nats; zero where k is known.
     """
@@ -58,11 +58,6 @@ class _Selection:
         """(K,) → (B,)."""
         return per_potential[self.index] if self.gates is None else self.gates @ per_potential
 
-    def repeated(self, times: int) -> "_Selection":
-        """Of the same rows `times` times over."""
-        index = None if self.index is None else self.index.repeat(times)
-        return replace(self, index=index, gates=None if self.gates is None else self.gates.repeat(times, 1))
-
 
 def objective(
     model: FlowModel, batch: SequenceBatch, preset: Preset, noise: Noise, temperature: float = 1.0
@@ -72,6 +67,7 @@ def objective(
     loss = Σ_t E[−log p(x_t|z_t)] + β·KL(q(z_0|x_0) ‖ p(z_0)) + flow_beta·Σ_t E[log q(z_t) − log p(z_t|k)]
     + hj_weight·mean r² + initial_weight·mean‖∇u(z_0, 0)‖², with r = ∂_t u + ½‖∇u‖² + F², the sum over frames estimated
     from those of the batch by their weights, and q and p along the flow as in `ffrl.density`, one sample z_0 a row.
+    Of a velocity the terms in u are left out.
 
     Known k (supervision "full"): k = batch.index. Inferred (supervision "weak"): one sample of q(k|x_0…x_T) a row, by
     straight-through Gumbel-softmax of this temperature; KL(q(k|x) ‖ uniform) and the balance are added; batch.index is
@@ -87,9 +83,10 @@ def objective(
     device = posterior.mean.device
     with torch.autocast(device.type, enabled=False):
         z0 = posterior.sample(noise.posterior)
-        z, residual, log_det = model.flow_with_residual(
-            z0, selection.index, gates=selection.gates, generator=noise.directions(device)
+        path = model.flow_with_residual(
+            z0, selection.index, gates=selection.gates, start=noise.clock, generator=noise.directions(device)
         )
+    z, log_det = path.z, path.log_det
 
     rows = torch.arange(len(z0), device=device)[:, None]
     logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
@@ -104,13 +101,12 @@ def objective(
             log_p = diffusion_prior_log_density(z[1:], selection.of_rows(model.log_diffusion.exp()))
         flow_kl = (path_log_density(log_q0, log_det) - log_p).sum(dim=0).mean()
 
-    hj, initial = residual.square().mean(), kl.new_zeros(())
+    hj, initial = kl.new_zeros(()), kl.new_zeros(())
     with torch.autocast(device.type, enabled=False):
-        if noise.midpoints is not None:
-            hj = 0.5 * (hj + _midpoint_residual(model, z, selection, noise.midpoints).square().mean())
+        if path.residual is not None:
+            hj = _mean_squared_residual(model, z, path.residual, selection, noise)
         if preset.initial_weight > 0:
-            gradient = potential_field(z[0], 0.0, model.potentials, index=selection.index, gates=selection.gates).grad
-            initial = gradient.square().sum(dim=1).mean()
+            initial = model.potential_flow.initial_speed(z[0], index=selection.index, gates=selection.gates)
 
     loss = reconstruction + preset.beta * kl + preset.hj_weight * hj + preset.initial_weight * initial
     if log_det is not None:
@@ -147,13 +143,13 @@ def _select(model: FlowModel, batch: SequenceBatch, noise: Noise, temperature: f
     )
 
 
-def _midpoint_residual(model: FlowModel, z: Tensor, selection: _Selection, alpha: Tensor) -> Tensor:
-    """The residual (T·B,) at time t + α on the straight way from z_{t−1}, where the flow asks u at t, to z_t.
-
-    alpha: (T, B).
-    """
-    steps = len(z) - 1
-    points = torch.lerp(z[:-1], z[1:], alpha[:, :, None]).flatten(0, 1)
-    times = (torch.arange(1, steps + 1, device=z.device)[:, None] + alpha).flatten()
-    k = selection.repeated(steps)
-    return hj_residual(points, times, model.potentials, force=model.forces, index=k.index, gates=k.gates).residual
+def _mean_squared_residual(
+    model: FlowModel, z: Tensor, residual: Tensor, selection: _Selection, noise: Noise
+) -> Tensor:
+    """Of the steps' own points and of the n between the steps, which weigh 1 : n."""
+    on_path, alpha = residual.square().mean(), noise.collocation
+    if alpha is None:
+        return on_path
+    times = model.times(z[0], start=noise.clock)
+    between = model.potential_flow.collocation(z, times, alpha, index=selection.index, gates=selection.gates)
+    return (on_path + len(alpha) * between) / (1 + len(alpha))

@@ -20,13 +20,19 @@ class Preset:
     likelihood: of an image, "bernoulli" or "normal", N(x; decode(z), 1).
     prior: p(z_t) of the flow KL: "diffusion" N(0, (1 + 2 D_k t) I), D_k learned, or "standard" N(0, I).
     substeps: how many Euler steps make a step of the flow.
-    time_embedding: "separable" u = S(z) − E·t, "sinusoidal" u(z, t) (the paper's), "none" u(z).
+    flow: "potential" z ← z + Δ∇u^k(z, t), or "velocity" z ← z + Δ v^k(z), v^k a network of one hidden layer of
+        `potential_width` that need not be a gradient: no equation, no clock, no density.
+    time_embedding: of the potentials, "separable" u = S(z) − E·t, "sinusoidal" u(z, t) (the paper's), "none" u(z).
+    random_clock: in training the clock of each batch shows a random time in [0, T) at z_0, so that a flow does not know
+        when it started; only for "sinusoidal". Then no time is the initial one, and there is no initial condition.
+    hj_weight: of the mean squared Hamilton–Jacobi residual; 0 drops the equation, and the forces with it.
     initial_weight: weight of mean‖∇u(z_0, 0)‖²; only for "sinusoidal" (it would stop the flow of the others).
     density: how log|det(I + ∇²u)| of the flow KL is computed; "none" leaves that KL out. "hutchinson": estimated from
         `density_directions` random directions a step; "row_sum": what the paper's public code takes in its place.
     flow_beta: weight of the flow KL.
-    midpoint_collocation: also ask for the Hamilton–Jacobi residual at random times between the steps, where a clocked
-        potential otherwise does not meet it.
+    collocation_points: at how many random points and times between its steps each row is also asked for the
+        Hamilton–Jacobi residual, which a clocked potential otherwise does not meet there; a point counts as much as a
+        step.
     random_start: probability that each other factor of a digit starts in a random state; images by factors always do.
     schedule: of the learning rate after the warm-up: "cosine", to zero at the end of the budget, or "constant".
     ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
@@ -43,10 +49,12 @@ class Preset:
     hidden: tuple[int, ...] = (512, 256)
     conv_width: int = 32
     likelihood: Literal["bernoulli", "normal"] = "bernoulli"
+    flow: Literal["potential", "velocity"] = "potential"
     potential_width: int = 64
     potential_depth: int = 1
     potential_output: Literal["tanh", "identity"] = "identity"
     time_embedding: Literal["separable", "sinusoidal", "none"] = "separable"
+    random_clock: bool = False
     substeps: int = 1
 
     batch_size: int = 48
@@ -55,7 +63,7 @@ class Preset:
     beta: float = 1.0
     hj_weight: float = 200.0
     initial_weight: float = 0.0
-    midpoint_collocation: bool = False
+    collocation_points: int = 0
     density: Literal["none", "exact", "hutchinson", "row_sum"] = "none"
     density_directions: int = 1
     flow_beta: float = 1.0
@@ -84,6 +92,7 @@ class Preset:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("collocation_points", self.collocation_points >= 0, "at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("temperature_start", "temperature_end"):
@@ -94,11 +103,36 @@ class Preset:
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal:
                 self._require(name, getattr(self, name) in get_args(kind), " or ".join(get_args(kind)))
+        self._require_sense()
+
+    def _require_sense(self) -> None:
+        """UserError: settings that contradict each other."""
+        clocked, velocity = self.time_embedding == "sinusoidal", self.flow == "velocity"
+        self._require("time_embedding", not (velocity and clocked), "no clock with flow velocity")
+        self._require(
+            "density", not velocity or self.density == "none", "none with flow velocity, which has no Hessian"
+        )
+        self._require("random_clock", clocked or not self.random_clock, "false unless time_embedding is sinusoidal")
         self._require(
             "initial_weight",
-            self.initial_weight == 0 or self.time_embedding == "sinusoidal",
+            self.initial_weight == 0 or clocked,
             "0 unless time_embedding is sinusoidal (it would stop a flow without a clock)",
         )
+        self._require(
+            "initial_weight",
+            self.initial_weight == 0 or not self.random_clock,
+            "0 with random_clock, under which no time is the initial one",
+        )
+        self._require(
+            "collocation_points",
+            self.collocation_points == 0 or self.has_equation,
+            "0 without an equation (flow velocity, or hj_weight 0)",
+        )
+
+    @property
+    def has_equation(self) -> bool:
+        """Whether training asks for the Hamilton–Jacobi equation."""
+        return self.flow == "potential" and self.hj_weight > 0
 
     def require_fit(self, data: Dataset) -> None:
         """UserError unless this preset can train on `data`: K, T and the size of the images."""
@@ -173,7 +207,7 @@ _PAPER_ROOM = replace(_PAPER, latent_dim=226, conv_width=226, potential_width=22
 PRESETS: dict[str, Preset] = {
     "quickstart": Preset(),
     "weak": Preset(supervision="weak"),
-    "clocked": Preset(time_embedding="sinusoidal", initial_weight=200.0, midpoint_collocation=True),
+    "clocked": Preset(time_embedding="sinusoidal", initial_weight=200.0, collocation_points=1),
     "sprites": Preset(latent_dim=16, hidden=(256, 128), iterations=7_000),
     # On these rooms an MLP learns more in a minute than a small ConvAutoencoder: a step is cheaper and goes further.
     "shapes": Preset(latent_dim=16, hidden=(256, 128), batch_size=30, iterations=7_000),

@@ -143,7 +143,7 @@ def test_the_estimate_agrees_with_the_exact_density(digits: Digits, small_preset
     exact = FlowModel(preset_with(small_preset, "exact"), DIGIT_FORMAT)
     estimated = FlowModel(preset_with(small_preset, "hutchinson"), DIGIT_FORMAT)
     estimated.load_state_dict(exact.state_dict())
-    estimated.density_directions = 64
+    estimated.potential_flow.density_directions = 64
     z, index = torch.randn(20, 6), torch.randint(0, 3, (20,))
     with torch.no_grad():
         one = exact.flow_with_residual(z, index)

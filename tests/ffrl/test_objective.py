@@ -89,7 +89,7 @@ def test_clocked_potentials_have_an_initial_condition(digits: Digits, small_pres
         time_embedding="sinusoidal",
         potential_output="tanh",
         initial_weight=9.0,
-        midpoint_collocation=True,
+        collocation_points=1,
     )
     torch.manual_seed(0)
     model = FlowModel(preset, DIGIT_FORMAT)
@@ -139,7 +139,7 @@ def test_likelihoods_by_hand(digits: Digits, small_preset: Preset, likelihood: s
 def test_substeps_are_euler_steps_of_the_flow(digits: Digits, small_preset: Preset) -> None:
     """Two sub-steps of ½ a step, and the residual at all of them, beside single steps by autograd."""
     preset = dataclasses.replace(
-        small_preset, substeps=2, time_embedding="sinusoidal", density="exact", midpoint_collocation=True
+        small_preset, substeps=2, time_embedding="sinusoidal", density="exact", collocation_points=1
     )
     torch.manual_seed(0)
     model = FlowModel(preset, DIGIT_FORMAT)

@@ -10,8 +10,8 @@ from ffrl.training.budget import Budget, learning_rate
 
 
 def test_overrides_are_typed() -> None:
-    preset = Preset().override(["batch_size=96", "hidden=64,32", "midpoint_collocation=true", "beta=0.5"])
-    assert (preset.batch_size, preset.hidden, preset.midpoint_collocation, preset.beta) == (96, (64, 32), True, 0.5)
+    preset = Preset().override(["batch_size=96", "hidden=64,32", "collocation_points=1", "beta=0.5"])
+    assert (preset.batch_size, preset.hidden, preset.collocation_points, preset.beta) == (96, (64, 32), 1, 0.5)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -34,7 +34,7 @@ def test_presets_survive_json_names(name: str) -> None:
         ("substeps=0", "substeps: expected at least 1, found 0"),
         ("time_embedding=clock", "time_embedding: expected separable or sinusoidal or none, found 'clock'"),
         ("initial_weight=100", "initial_weight: expected 0 unless time_embedding is sinusoidal"),
-        ("midpoint_collocation=maybe", "expected true or false"),
+        ("random_clock=maybe", "expected true or false"),
         ("hidden=512,x", "--set hidden"),
         ("learning_rate=nan", "learning_rate"),
         ("ema_decay=1", r"ema_decay: expected in \[0, 1\)"),

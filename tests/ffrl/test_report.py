@@ -25,7 +25,7 @@ from ffrl.report.contents import LARGEST_FILE
 from ffrl.report.tables import nested
 
 CONFIG: dict[str, Any] = {
-    "preset": {"latent_dim": 4, "hidden": [16, 8], "learning_rate": 0.002, "midpoint_collocation": False},
+    "preset": {"latent_dim": 4, "hidden": [16, 8], "learning_rate": 0.002, "collocation_points": 0},
     "budget": {"iterations": 300, "minutes": None},
     "seed": 0,
     "data": "digits",

@@ -44,12 +44,21 @@ def assert_same_tensors(found: Path, expected: Path) -> None:
         assert torch.equal(left[name], value), name
 
 
-@pytest.mark.parametrize(("time_embedding", "threads"), [("separable", 1), ("sinusoidal", 1), ("separable", 2)])
+_VARIANTS = {
+    "separable": ["collocation_points=1"],
+    "clocked": ["time_embedding=sinusoidal", "collocation_points=1"],
+    "random clock": ["time_embedding=sinusoidal", "collocation_points=2", "random_clock=true"],
+    "no equation": ["time_embedding=none", "hj_weight=0"],
+    "velocity": ["flow=velocity"],
+}
+
+
+@pytest.mark.parametrize(("variant", "threads"), [*((name, 1) for name in _VARIANTS), ("separable", 2)])
 def test_interrupted_and_resumed_ends_with_the_same_bits(
-    small_preset: Preset, digits: Digits, tmp_path: Path, time_embedding: str, threads: int
+    small_preset: Preset, digits: Digits, tmp_path: Path, variant: str, threads: int
 ) -> None:
     torch.set_num_threads(threads)
-    preset = small_preset.override([f"time_embedding={time_embedding}", "midpoint_collocation=true"])
+    preset = small_preset.override(_VARIANTS[variant])
     trainer(preset, digits, tmp_path / "whole").train(quiet())
     trainer(preset, digits, tmp_path / "parts").train(quiet(), stop_at=4)
     # Random numbers of the caller's own must not matter.
@@ -67,7 +76,7 @@ def test_seed_decides_everything(small_preset: Preset, digits: Digits, tmp_path:
         trainer(small_preset, digits, tmp_path / name, Budget(iterations=2), seed).train(quiet())
     assert_same_tensors(tmp_path / "one", tmp_path / "two")
     first, third = (load_checkpoint(tmp_path / name).part("model") for name in ("one", "three"))
-    assert not torch.equal(first["potentials.theta"], third["potentials.theta"])
+    assert not torch.equal(first["dynamics.potentials.theta"], third["dynamics.potentials.theta"])
 
 
 def test_caller_random_numbers_are_left_alone(small_preset: Preset, digits: Digits, tmp_path: Path) -> None:
@@ -206,10 +215,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert path.read_text() == "old"
 
 
-@pytest.mark.parametrize("density", ["none", "exact"])
-def test_accumulated_batches_are_one_batch(small_preset: Preset, digits: Digits, tmp_path: Path, density: str) -> None:
+@pytest.mark.parametrize("changes", [*_VARIANTS.values(), ["density=exact", "collocation_points=1"]], ids=str)
+def test_accumulated_batches_are_one_batch(
+    small_preset: Preset, digits: Digits, tmp_path: Path, changes: list[str]
+) -> None:
     """Three batches of 6 rows make the step that one of 18 makes, up to roundings."""
-    small = small_preset.override([f"density={density}", "midpoint_collocation=true"])
+    small = small_preset.override(changes)
     large = small.override(["batch_size=18"])
     budget, data = Budget(iterations=6), few(digits)
     parts = Trainer(small, budget, data, tmp_path / "parts", 3, accumulate=3)

@@ -78,7 +78,7 @@ def test_whole_sequences_hold_the_frames_drawn(digits: Digits, weak_preset: Pres
 
 @pytest.mark.parametrize("density", ["none", "exact", "hutchinson"])
 def test_certain_of_k_it_is_the_objective_with_known_k(digits: Digits, weak_preset: Preset, density: str) -> None:
-    preset = dataclasses.replace(weak_preset, density=density, midpoint_collocation=True)  # type: ignore[arg-type]
+    preset = dataclasses.replace(weak_preset, density=density, collocation_points=1)  # type: ignore[arg-type]
     torch.manual_seed(0)
     model = FlowModel(preset, DIGIT_FORMAT)
     model.classifier = Certain((0, 1, 2))  # type: ignore[assignment]

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from ffrl.data import find_dataset
-from ffrl.errors import NoRoomError, UserError
+from ffrl.errors import UserError
 from ffrl.experiments.conduct import EXPERIMENTS, conduct
 from ffrl.experiments.subject import Subject
 from ffrl.options import RunArgument, ThreadsOption, use_threads
@@ -50,7 +50,7 @@ def experiment(
     for one in EXPERIMENTS:
         try:
             _conduct(one, subject, (out or run / "experiments") / one, console)
-        except NoRoomError as error:
+        except UserError as error:
             typer.echo(f"{one}: left out. {error}")
 
 

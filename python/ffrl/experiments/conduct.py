@@ -20,7 +20,8 @@ EXPERIMENTS: dict[str, Callable[[Subject, Path], Findings]] = {
     "orthogonality": orthogonality,
     "inverse": inverse,
 }
-"""Each draws into a folder and says what it finds. NoRoomError: the data have no sequence for it."""
+"""Each draws into a folder and says what it finds. UserError, before anything is drawn: the data
+have no sequence for it, or the model lacks what it is about."""
 
 
 def conduct(name: str, subject: Subject, folder: Path) -> tuple[Findings, Path]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ffrl.composed_paths import potentials_of
 from ffrl.drawing import animation, save_gif, save_png, strip
+from ffrl.errors import UserError
 from ffrl.experiments.subject import Findings, Subject
 from ffrl.experiments.tables import titled
 from ffrl.files import write_text
@@ -23,8 +24,13 @@ _MOST_MARKED = 2
 
 
 def inverse(subject: Subject, folder: Path) -> Findings:
-    """Round trips of each transformation: numbers, a strip, an animation backwards, and a CSV file of all rows."""
+    """Round trips of each transformation: numbers, a strip, an animation backwards, and a CSV file of all rows.
+
+    UserError: of a velocity.
+    """
     model, data, count, potentials = subject.measured
+    if (reason := model.dynamics.without_volumes) is not None:
+        raise UserError(f"inverse: expected a flow of potentials, found another: {reason}")
     numbers: dict[str, dict[str, float | int | None]] = {}
     pictures, lines = [], []
     for k, name in enumerate(data.transformations):

@@ -7,6 +7,7 @@ checkpoint.json replaced, so a run killed at any moment leaves a checkpoint.json
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
@@ -60,16 +61,20 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
             older.unlink()
 
 
+def read_progress(run: Path) -> tuple[int, float] | None:
+    """Iterations done and training seconds used, by the checkpoint of the folder `run`; None: it has none.
+
+    UserError: not a checkpoint's index.
+    """
+    if not has_checkpoint(run):
+        return None
+    index = _read_index(run)
+    return int(index["iteration"]), float(index["seconds"])
+
+
 def load_checkpoint(run: Path) -> Checkpoint:
     """Read the checkpoint of the folder `run`. UserError: none there, or damaged (the checksum is verified)."""
-    index_path = run / INDEX_NAME
-    if not index_path.exists():
-        raise UserError(f"{run}: expected a run with a {INDEX_NAME}, found none")
-    index = read_json(index_path)
-    missing = {"format", "file", "sha256", "iteration", "seconds"} - index.keys()
-    if missing or index["format"] != FORMAT:
-        found = f"no {', '.join(sorted(missing))}" if missing else f"format {index['format']}"
-        raise UserError(f"{index_path}: expected a checkpoint of format {FORMAT}, found {found}")
+    index = _read_index(run)
     path = run / index["file"]
     if not path.is_file():
         raise UserError(f"{path}: expected the tensors that {INDEX_NAME} names, found no such file")
@@ -82,3 +87,15 @@ def load_checkpoint(run: Path) -> Checkpoint:
     except SafetensorError as error:
         raise UserError(f"{path}: expected a safetensors file, found something else ({error})") from None
     return Checkpoint(tensors, int(index["iteration"]), float(index["seconds"]))
+
+
+def _read_index(run: Path) -> dict[str, Any]:
+    path = run / INDEX_NAME
+    if not path.exists():
+        raise UserError(f"{run}: expected a run with a {INDEX_NAME}, found none")
+    index = read_json(path)
+    missing = {"format", "file", "sha256", "iteration", "seconds"} - index.keys()
+    if missing or index["format"] != FORMAT:
+        found = f"no {', '.join(sorted(missing))}" if missing else f"format {index['format']}"
+        raise UserError(f"{path}: expected a checkpoint of format {FORMAT}, found {found}")
+    return index

@@ -225,7 +225,8 @@ class Trainer:
         values = {name: value.item() for name, value in terms._asdict().items()}
         rate = self.optimizer.param_groups[0]["lr"]
         log.write({"iteration": self.iteration, "seconds": self.seconds, "learning_rate": rate, **values})
+        equation = f"  HJ {values['hj']:.4f}" if self.preset.has_equation else ""
         progress.update(
             self.budget.fraction(self.iteration, self.seconds),
-            f"iteration {self.iteration}  loss {values['loss']:.0f}  KL {values['kl']:.1f}  HJ {values['hj']:.4f}",
+            f"iteration {self.iteration}  loss {values['loss']:.0f}  KL {values['kl']:.1f}{equation}",
         )

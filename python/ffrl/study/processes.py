@@ -1,0 +1,94 @@
+"""Jobs of several commands, a few at once, each command a process of its own; interrupted, they end in order."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffrl.training.interruption import Interruption
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """next_command: what to run now, by what has been done so far; None when nothing is left. log: the file to which
+    its commands write.
+    """
+
+    name: str
+    log: Path
+    next_command: Callable[[], list[str] | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """failed: the last line of the log of each job that a command of its left with an error, by its name."""
+
+    failed: dict[str, str]
+    interrupted: bool
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None], inherited: Sequence[int] = ()) -> Outcome:
+    """Run all of them, `at_once` at a time, in their order. done: is told of each as soon as nothing of it is left.
+    inherited: file descriptors that the processes get too.
+
+    The first SIGINT or SIGTERM is passed on to the processes as SIGTERM, and no new one starts; a second SIGINT, or an
+    exception, kills them.
+    """
+    waiting, running, failed = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[str, str]()
+    stopping = False
+
+    def start(job: Job) -> None:
+        command = job.next_command()
+        if command is None:
+            done(job)
+            return
+        process = _process(command, job.log, inherited)
+        running[process.pid] = job, process
+
+    with Interruption() as interruption:
+        try:
+            while running or (waiting and not stopping):
+                if interruption.requested and not stopping:
+                    stopping = True
+                    for _, process in running.values():
+                        process.send_signal(signal.SIGTERM)
+                while waiting and not stopping and len(running) < at_once:
+                    start(waiting.pop(0))
+                for job, process in list(running.values()):
+                    code = process.poll()
+                    if code is None:
+                        continue
+                    del running[process.pid]
+                    if code == 0 and not stopping:
+                        start(job)
+                    elif not stopping:
+                        failed[job.name] = _last_line(job.log) or f"exit code {code}"
+                time.sleep(POLL_SECONDS)
+        finally:
+            for _, process in running.values():
+                process.kill()
+                process.wait()
+    return Outcome(failed, stopping)
+
+
+def _process(command: list[str], log: Path, inherited: Sequence[int]) -> "subprocess.Popen[bytes]":
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        # In a session of its own: Ctrl-C in the terminal is passed on once, by us.
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            pass_fds=inherited,
+        )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
