@@ -1,8 +1,10 @@
 """A flow backwards: each Euler step solved for where it came from.
 
 z_{i+1} = z_i + Δ∇u(z_i, t_i) is an equation for z_i. Stepping with −∇u from z_{i+1} does not solve it: it asks for the
-gradient where the step ends. Newton's method with the exact Hessian does, wherever it starts on the right branch; of a
-step that folds (I + Δ∇²u has an eigenvalue ≤ 0) there are several, and points that no step reaches.
+gradient where the step ends. Newton's method with the exact Hessian does. ∇u is bounded, so that there is a solution
+for every z_{i+1} (z + s·Δ∇u, s from 0 to 1, deforms the identity into the step: its degree is 1). Where a step folds,
+I + Δ∇²u having an eigenvalue ≤ 0, there are several: the one that is found may be another than where the path came
+from, and Newton's method may come to rest where ‖z + Δ∇u − z_{i+1}‖ is smallest nearby and not 0.
 """
 
 from dataclasses import dataclass
