@@ -9,7 +9,8 @@ from ffrl.evaluation import EquivarianceError
 
 def errors_table(errors: Mapping[str, EquivarianceError], title: str, still: str = "decode(z_0)") -> Table:
     """A row for each error. still: what stands still."""
-    headings = ("flow", f"flow /\n{still}", "decode(en-\ncode(x_t))", still, "identity", "black")
+    broken = still.replace("(", "\n(")
+    headings = ("flow", f"flow /\n{broken}", "decode\n(encode\n(x_t))", broken, "identity", "black")
     table = titled(title, *headings)
     for name, error in errors.items():
         references = (error.reconstruction, error.standing_still, error.pixel_identity, error.black)
