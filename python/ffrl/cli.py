@@ -1,20 +1,21 @@
-"""The command line: ffrl train, ffrl evaluate, ffrl traverse, ffrl report, ffrl study."""
+"""The command line: ffrl train, evaluate, traverse, experiment, report, study."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 
 from ffrl.data import DATASETS, Dataset, find_dataset
 from ffrl.errors import UserError
+from ffrl.experiments.command import experiment
 from ffrl.files import write_json
 from ffrl.matching import match
 from ffrl.measurement import Request, measure, summarise_runs, write_measurement
 from ffrl.metrics.summary import as_json, as_table
+from ffrl.options import RunArgument, ThreadsOption, use_threads
 from ffrl.presets import PRESETS, find_preset
 from ffrl.report import write_report
 from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
@@ -34,11 +35,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that ffrl train wrote.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads. Default: what PyTorch chooses.", show_default=False)
-]
 
 
 @app.command()
@@ -74,7 +70,7 @@ def train(
     threads: ThreadsOption = None,
 ) -> None:
     """Train a model and write its run folder: config.json, log.csv and a checkpoint."""
-    _use_threads(threads)
+    use_threads(threads)
     if resume:
         choices = {
             "--preset": preset, "--data": data, "--root": root, "--iterations": iterations,
@@ -146,7 +142,7 @@ def evaluate(
 
     Writes evaluation.json into each; of several runs, which may differ in their seeds alone, also means and spreads.
     """
-    _use_threads(threads)
+    use_threads(threads)
     if len(runs) == 1 and summary is not None:
         raise UserError("--summary: expected several runs, found one")
     request = Request(sequences, _numbers("--samples", samples), bound_sequences, disentanglement)
@@ -177,13 +173,16 @@ def traverse(
     threads: ThreadsOption = None,
 ) -> None:
     """Draw each flow on held-out sequences: a strip (PNG) and an animation (GIF), the truth above the flow."""
-    _use_threads(threads)
+    use_threads(threads)
     config = RunConfig.load(run)
     data = config.load_data()
     model, _ = load_trained(run, config, data.format)
     potentials = match(model, data, sequences).potentials
     for path in draw_traversals(model, data, sequences, run / "traversal", potentials):
         typer.echo(f"wrote {path}")
+
+
+app.command()(experiment)
 
 
 @app.command()
@@ -248,11 +247,6 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"{option}: expected whole numbers, like 1,8,64, found {text!r}") from None
-
-
-def _use_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

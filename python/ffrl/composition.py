@@ -46,8 +46,10 @@ class Measured(Generic[M]):
 
     def as_json(self, value: Callable[[M], dict[str, Any]]) -> dict[str, Any]:
         """For a JSON file; `value` makes it of each value."""
-        found = {name: value(measured) for name, measured in self.values.items()}
-        return {**found, "left_out": self.left_out}
+        return {
+            "values": {name: value(measured) for name, measured in self.values.items()},
+            "left_out": self.left_out,
+        }
 
 
 @dataclass(frozen=True)

@@ -119,13 +119,21 @@ def segment_errors(coder: Autoencoder, frames: Tensor, z: Tensor, start: int = 0
 
     frames: the true x_0…x_S, (S + 1, N, C, H, W). z: z_0…z_S of the flow, (S + 1, N, D).
     """
-    truth, still = frames[start + 1 :], frames[start]
+    return frame_errors(coder, frames[start + 1 :], z[start + 1 :], frames[start], z[start]).sum(dim=1)
+
+
+def frame_errors(coder: Autoencoder, truth: Tensor, z: Tensor, still: Tensor, still_z: Tensor) -> Tensor:
+    """The five errors of `EquivarianceError` at each of n times, summed over sequences: float64 (5, n).
+
+    truth (n, N, C, H, W), z (n, N, D): the true frames and the flow's codes. still (N, C, H, W), still_z (N, D): those
+    that the references keep.
+    """
     encoded = coder.encode(truth.flatten(0, 1)).mean
     drawn = (
-        coder.decode(z[start + 1 :]),
-        coder.decode(z[start]),
+        coder.decode(z),
+        coder.decode(still_z),
         still,
         torch.zeros_like(still),
         coder.decode(encoded).view_as(truth),
     )
-    return torch.stack([(truth - image).abs().sum(dtype=torch.float64) for image in drawn])
+    return torch.stack([(truth - image).abs().flatten(1).sum(dim=1, dtype=torch.float64) for image in drawn])

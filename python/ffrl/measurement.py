@@ -17,7 +17,7 @@ from ffrl.metrics import clustering
 from ffrl.metrics.folding import PathResidual
 from ffrl.metrics.likelihood import SequenceBound
 from ffrl.metrics.summary import SeedResult, Summary, summarise
-from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
+from ffrl.run import RunConfig, load_trained
 
 if TYPE_CHECKING:
     from ffrl.disentanglement import Disentanglement
@@ -89,9 +89,7 @@ class Measurement:
             "potentials": self.matching.potentials,
             "inferred_k": None if inferred is None else asdict(inferred),
             "disentanglement": None if scores is None else scores.as_json(),
-            "iteration": self.iteration,
-            **self.config.provenance(),
-            "evaluated_by": {"versions": installed_versions(), "commit": source_commit()},
+            **self.config.result_provenance(self.iteration),
         }
 
     def values(self) -> dict[str, float]:

@@ -79,6 +79,14 @@ class RunConfig:
             "commit": self.commit,
         }
 
+    def result_provenance(self, iteration: int) -> dict[str, Any]:
+        """`provenance`, the iterations trained, and under "evaluated_by" what computes the result."""
+        return {
+            "iteration": iteration,
+            **self.provenance(),
+            "evaluated_by": {"versions": installed_versions(), "commit": source_commit()},
+        }
+
 
 def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tuple[FlowModel, int]:
     """The model of a run with its averaged weights, in evaluation mode, and how many iterations it was trained.

@@ -2,82 +2,15 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
 
+from conveyor import STEPS, UNIT, Conveyor, Values
 from few import few
 from ffrl.composition import composition, extrapolation, superposition, switches
-from ffrl.data import DIGIT_FORMAT, Digits, Factor, FactorDataset, FactorImages, Sprites
+from ffrl.data import DIGIT_FORMAT, Digits, FactorDataset, Sprites
 from ffrl.data import dataset as dataset_module
 from ffrl.evaluation import equivariance_errors
-from ffrl.models import Autoencoder, FlowModel, Posterior
+from ffrl.models import FlowModel
 from ffrl.presets import Preset
-
-UNIT = 4 / 255
-STEPS = 4
-
-
-class Values(FactorImages):
-    """One pixel in two channels, 4 grey levels a value; both factors have more than enough of them."""
-
-    name = "values"
-    factors = (Factor("a", 40), Factor("b", 40))
-    image_shape = (2, 1, 1)
-
-    def images(self, states: Tensor) -> Tensor:
-        return (4 * states).to(torch.uint8)[:, :, None, None]
-
-    def checksum(self) -> str:
-        return "values"
-
-
-class PixelsAsCodes(Autoencoder):
-    """The code of an image is its two values, in units; what it decodes to is `blur` units too bright in all pixels."""
-
-    def __init__(self, blur: float = 0.0) -> None:
-        super().__init__((2, 1, 1), nn.Identity(), nn.Identity())
-        self.blur = blur
-
-    def encode(self, images: Tensor) -> Posterior:
-        mean = images.flatten(1) / UNIT
-        return Posterior(mean, torch.zeros_like(mean))
-
-    def decode(self, z: Tensor) -> Tensor:
-        return (z[..., None, None] + self.blur) * UNIT
-
-
-class Conveyor:
-    """Potential k moves code k by `speed` units a step, and by `drift` units more for each unit of its clock."""
-
-    def __init__(self, speed: float = 1.0, drift: float = 0.0, blur: float = 0.0, swapped: bool = False) -> None:
-        self.speed, self.drift, self.swapped = speed, drift, swapped
-        self._coder = PixelsAsCodes(blur)
-
-    @property
-    def autoencoder(self) -> Autoencoder:
-        return self._coder
-
-    def flow(
-        self,
-        z0: Tensor,
-        index: int | Tensor | None = None,
-        *,
-        gates: Tensor | None = None,
-        steps: int | None = None,
-        start: int = 0,
-        substeps: int | None = None,
-    ) -> Tensor:
-        assert (index is None) != (gates is None) and steps is not None
-        if gates is None:
-            assert isinstance(index, int)
-            gates = nn.functional.one_hot(torch.tensor(index), 2).expand(len(z0), 2).to(z0.dtype)
-        number = substeps or 1
-        path = [z0]
-        for step in range(start + 1, start + steps + 1):
-            clocks = torch.arange(number) / number + step
-            path.append(
-                path[-1] + (gates.flip(1) if self.swapped else gates) * (self.speed + self.drift * clocks.mean())
-            )
-        return torch.stack(path)
 
 
 @pytest.fixture
@@ -174,13 +107,21 @@ def test_chunking_does_not_matter(digits: Digits, small_preset: Preset, monkeypa
     whole = composition(model, few(digits), model.substeps, 5).as_json()
     monkeypatch.setattr(dataset_module, "ELEMENTS_AT_ONCE", 1)
     parts = composition(model, few(digits), model.substeps, 5).as_json()
-    for kind, values in whole.items():
-        for name, numbers in values.items():
-            for clock in ("running", "restarted") if kind == "switch" and name != "left_out" else (None,):
-                expected, found = (v if clock is None else v[clock] for v in (numbers, parts[kind][name]))
-                assert found == pytest.approx(expected, rel=1e-5), (kind, name)
-    assert set(whole["superposition"]) == {"scale + rotate", "scale + colour", "rotate + colour", "left_out"}
-    assert len(whole["switch"]) == 7 and set(whole["extrapolation"]) == {"scale", "rotate", "colour", "left_out"}
+    for kind in ("single", "finer"):
+        for name, numbers in whole[kind].items():
+            assert parts[kind][name] == pytest.approx(numbers, rel=1e-5), (kind, name)
+    for kind in ("superposition", "extrapolation"):
+        for name, numbers in whole[kind]["values"].items():
+            assert parts[kind]["values"][name] == pytest.approx(numbers, rel=1e-5), (kind, name)
+    for name, switch in whole["switch"]["values"].items():
+        for clock, numbers in switch.items():
+            assert parts["switch"]["values"][name][clock] == pytest.approx(numbers, rel=1e-5), (name, clock)
+    assert set(whole["superposition"]["values"]) == {"scale + rotate", "scale + colour", "rotate + colour"}
+    assert len(whole["switch"]["values"]) == 6 and set(whole["extrapolation"]["values"]) == {
+        "scale",
+        "rotate",
+        "colour",
+    }
     assert whole["single"]["scale"]["flow"] == pytest.approx(
         equivariance_errors(model, few(digits), 5)["scale"].flow, rel=1e-5
     )

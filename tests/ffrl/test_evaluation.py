@@ -96,7 +96,8 @@ def test_pictures_show_every_step(model: FlowModel, digits: Digits, tmp_path: Pa
 
 def test_pictures_hold_the_true_pixels(model: FlowModel, digits: Digits, tmp_path: Path) -> None:
     """The first true digit of the strip, sampled once per enlarged pixel, is the red digit itself."""
-    from ffrl.traversal import TEXT_HEIGHT, TEXT_WIDTH, enlargement
+    from ffrl.drawing.picture import TEXT_HEIGHT, enlargement
+    from ffrl.drawing.sequences import TEXT_WIDTH
 
     draw_traversals(model, few(digits), 1, tmp_path)
     with Image.open(tmp_path / "rotate.png") as image:
