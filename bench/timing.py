@@ -66,13 +66,15 @@ def interleave(
     seconds: float = 1.0,
     most: int = 300,
     least: int = 3,
+    inner: int | None = None,
 ) -> dict[str, Timing]:
     """Times ``calls`` in rounds A B C, B C A, … until each has ``most`` samples or has run for ``seconds``.
 
     A call slower than ``seconds`` still gets ``least`` samples: slow rows are kept, not dropped. The garbage collector
-    runs between rounds and not within a sample.
+    runs between rounds and not within a sample. ``inner``: calls a sample; found, and all warmed up by it, where not
+    given.
     """
-    timings = {name: Timing(calls_per_sample(call)) for name, call in calls.items()}
+    timings = {name: Timing(calls_per_sample(call) if inner is None else inner) for name, call in calls.items()}
     collecting = gc.isenabled()
     gc.disable()
     try:

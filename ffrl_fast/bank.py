@@ -114,41 +114,44 @@ class PotentialBank(nn.Module):
         """A bank holding the potentials of a checkpoint of the paper's public code.
 
         Reads ``{prefix}{k}.layer_x``, ``.layer_time``, ``.layer_time2``, ``.layer_fusion`` and ``.layer_out``, each
-        ``.weight`` and ``.bias``, for k = 0, 1, …; ``prefix="FORCE_SET."`` reads the force networks.
+        ``.weight`` and ``.bias``, for k = 0, 1, …; ``prefix="FORCE_SET."`` reads the force networks. A file of the
+        public trainer holds both under "support_sets".
 
         Raises:
-            KeyError: when the prefix has no potential, or a potential lacks a tensor.
-            ValueError: when a tensor's shape does not fit the first potential's D and H.
+            KeyError: when the prefix has no potential, a potential lacks a tensor, or has one that is none of these.
+            ValueError: when a tensor's shape does not fit the first potential's D and H, or depth is not 1.
         """
-        names = {
-            "layer_x": ("w_in", "b_in"),
-            "layer_time": ("w_time1", "b_time1"),
-            "layer_time2": ("w_time2", "b_time2"),
-            "layer_fusion": ("w_hid", "b_hid"),
-            "layer_out": ("w_out", "b_out"),
-        }
         if depth != 1:
             raise ValueError(f"depth: the paper's potentials have one hidden layer, found {depth}")
         first = f"{prefix}0.layer_x.weight"
         if first not in state_dict:
             raise KeyError(f"state_dict has no {first!r}; its keys begin with {sorted(state_dict)[:3]}")
-        count = 0
-        while f"{prefix}{count}.layer_x.weight" in state_dict:
-            count += 1
+        if state_dict[first].dim() != 2:
+            raise ValueError(f"{first}: expected two dimensions, found {tuple(state_dict[first].shape)}")
         width, dim = state_dict[first].shape
+        input, hidden = (width, dim), (width, width)
+        shapes = {"x": input, "time": input, "time2": hidden, "fusion": hidden, "out": (1, width)}
+        own = {name for name in state_dict if name.startswith(prefix)}
+        count = len({name[len(prefix) :].split(".")[0] for name in own})
+        expected: dict[str, tuple[int, ...]] = {}
+        for k in range(count):
+            for layer, shape in shapes.items():
+                expected |= {f"{prefix}{k}.layer_{layer}.weight": shape, f"{prefix}{k}.layer_{layer}.bias": shape[:1]}
+        for name, size in expected.items():
+            if name not in state_dict:
+                raise KeyError(f"state_dict has no {name!r}")
+            if state_dict[name].shape != size:
+                found = tuple(state_dict[name].shape)
+                raise ValueError(f"{name}: expected {size} (D = {dim}, H = {width}), found {found}")
+        if own != expected.keys():
+            raise KeyError(f"state_dict has unknown keys under {prefix!r}: {sorted(own - expected.keys())[:3]}")
+
         bank = cls(count, dim, width, device=state_dict[first].device, dtype=state_dict[first].dtype)
+        views = bank.weights()._asdict()
         with torch.no_grad():
             for k in range(count):
-                for layer, parts in names.items():
-                    for part, name in zip(("weight", "bias"), parts, strict=True):
-                        key = f"{prefix}{k}.{layer}.{part}"
-                        if key not in state_dict:
-                            raise KeyError(f"state_dict has no {key!r}")
-                        target = getattr(bank.weights(), name)[k]
-                        if state_dict[key].numel() != target.numel():
-                            raise ValueError(
-                                f"{key}: expected {target.numel()} values (D = {dim}, H = {width}), "
-                                f"found shape {tuple(state_dict[key].shape)}"
-                            )
-                        target.copy_(state_dict[key].reshape(target.shape))
+                for layer, view in zip(shapes, ("in", "time1", "time2", "hid", "out"), strict=True):
+                    for part in ("weight", "bias"):
+                        target = views[f"{part[0]}_{view}"][k]
+                        target.copy_(state_dict[f"{prefix}{k}.layer_{layer}.{part}"].reshape(target.shape))
         return bank

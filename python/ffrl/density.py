@@ -12,10 +12,15 @@ from ffrl.data import Dataset
 from ffrl.models import FlowModel
 
 
+def gaussian_log_densities(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log N(z; mean, exp(log_variance)) of each number by itself, in nats."""
+    square = (z - mean) ** 2 * torch.exp(-log_variance)
+    return -0.5 * (square + log_variance + math.log(2 * math.pi))
+
+
 def gaussian_log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log N(z; mean, diag exp(log_variance)), (…, D) → (…,), in nats."""
-    square = (z - mean) ** 2 * torch.exp(-log_variance)
-    return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(dim=-1)
+    return gaussian_log_densities(z, mean, log_variance).sum(dim=-1)
 
 
 def path_log_density(log_q0: Tensor, log_det: Tensor) -> Tensor:

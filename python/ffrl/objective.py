@@ -19,6 +19,7 @@ from ffrl.models import FlowModel
 from ffrl.models.autoencoder import Posterior
 from ffrl.models.classifier import straight_through
 from ffrl.noise import Noise
+from ffrl.paper_code import flow_terms
 from ffrl.presets import Preset
 
 
@@ -76,7 +77,11 @@ def objective(
     With β = flow_beta = 1 and density "exact" the terms without weights bound −Σ_t log p(x_t|k), or with inferred k
     −Σ_t log p(x_t): a sum over frames, and not −log p(x_0…x_T). Without the flow KL (density "none") they bound
     neither; with "row_sum" they are the paper code's surrogate.
+
+    Convention "paper_code": hj, initial and flow_kl are those of `ffrl.paper_code`, and all of it bounds nothing.
     """
+    if preset.convention == "paper_code":
+        return _paper_code(model, batch, preset, noise)
     # Under autocast the networks of images are in lower precision; codes, flow and losses are in float32.
     posterior = Posterior(*(x.float() for x in model.autoencoder.encode(batch.frames[:, 0])))
     selection = _select(model, batch, noise, temperature)
@@ -88,9 +93,7 @@ def objective(
         )
     z, log_det = path.z, path.log_det
 
-    rows = torch.arange(len(z0), device=device)[:, None]
-    logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
-    reconstruction = (_frame_nats(logits, batch.frames, preset.likelihood) @ batch.weights).mean()
+    reconstruction = reconstruction_nats(model, z, batch, preset)
     kl = posterior.kl_to_standard_normal().mean()
     flow_kl = kl.new_zeros(())
     if log_det is not None:
@@ -114,6 +117,24 @@ def objective(
     if model.classifier is not None:
         loss = loss + selection.k_kl + preset.balance_weight * selection.balance
     return Objective(loss, reconstruction, kl, flow_kl, hj, initial, selection.k_kl, selection.balance)
+
+
+def _paper_code(model: FlowModel, batch: SequenceBatch, preset: Preset, noise: Noise) -> Objective:
+    posterior = Posterior(*(x.float() for x in model.autoencoder.encode(batch.frames[:, 0])))
+    with torch.autocast(posterior.mean.device.type, enabled=False):
+        z, hj, initial, flow_kl = flow_terms(model, posterior, posterior.sample(noise.posterior), batch.index)
+    reconstruction, kl = reconstruction_nats(model, z, batch, preset), posterior.kl_to_standard_normal().mean()
+    loss = reconstruction + preset.beta * kl + preset.flow_beta * flow_kl
+    loss = loss + preset.hj_weight * hj + preset.initial_weight * initial
+    none = kl.new_zeros(())
+    return Objective(loss, reconstruction, kl, flow_kl, hj, initial, none, none)
+
+
+def reconstruction_nats(model: FlowModel, z: Tensor, batch: SequenceBatch, preset: Preset) -> Tensor:
+    """The sum over frames, mean over rows, for z_0…z_T (T + 1, B, D): all frames in one decoding."""
+    rows = torch.arange(z.shape[1], device=z.device)[:, None]
+    logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
+    return (_frame_nats(logits, batch.frames, preset.likelihood) @ batch.weights).mean()
 
 
 def _frame_nats(logits: Tensor, frames: Tensor, likelihood: str) -> Tensor:

@@ -18,7 +18,8 @@ class Preset:
     autoencoder: "mlp" with the widths `hidden`, or the paper's convolutions, `conv_width` their s: "conv" for images of
         up to 64 pixels, "conv_large" for 128.
     likelihood: of an image, "bernoulli" or "normal", N(x; decode(z), 1).
-    prior: p(z_t) of the flow KL: "diffusion" N(0, (1 + 2 D_k t) I), D_k learned, or "standard" N(0, I).
+    prior: p(z_t) of the flow KL: "diffusion" N(0, (1 + 2 D_k t) I), D_k learned, or "standard" N(0, I); convention
+        "paper_code" has its own.
     substeps: how many Euler steps make a step of the flow.
     flow: "potential" z ← z + Δ∇u^k(z, t), or "velocity" z ← z + Δ v^k(z), v^k a network of one hidden layer of
         `potential_width` that need not be a gradient: no equation, no clock, no density.
@@ -33,6 +34,9 @@ class Preset:
     collocation_points: at how many random points and times between its steps each row is also asked for the
         Hamilton–Jacobi residual, which a clocked potential otherwise does not meet there; a point counts as much as a
         step.
+    convention: "per_sample", the equations row by row; or "paper_code", what the paper's public code computes in place
+        of the residual, the initial condition and the flow KL (`ffrl.paper_code`), with one k a batch. There
+        `hj_weight` T makes their sum over the steps, and density "row_sum" is their flow KL.
     random_start: probability that each other factor of a digit starts in a random state; images by factors always do.
     schedule: of the learning rate after the warm-up: "cosine", to zero at the end of the budget, or "constant".
     ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
@@ -67,6 +71,7 @@ class Preset:
     density: Literal["none", "exact", "hutchinson", "row_sum"] = "none"
     density_directions: int = 1
     flow_beta: float = 1.0
+    convention: Literal["per_sample", "paper_code"] = "per_sample"
     prior: Literal["diffusion", "standard"] = "diffusion"
 
     supervision: Literal["full", "weak"] = "full"
@@ -128,6 +133,15 @@ class Preset:
             self.collocation_points == 0 or self.has_equation,
             "0 without an equation (flow velocity, or hj_weight 0)",
         )
+        if self.convention == "paper_code":
+            self._require(
+                "convention", self.has_equation, "per_sample without an equation (flow velocity, or hj_weight 0)"
+            )
+            for name, value in (
+                ("supervision", "full"), ("substeps", 1), ("collocation_points", 0), ("random_clock", False),
+            ):  # fmt: skip
+                self._require(name, getattr(self, name) == value, f"{value} with convention paper_code")
+            self._require("density", self.density in ("none", "row_sum"), "none or row_sum with convention paper_code")
 
     @property
     def has_equation(self) -> bool:
@@ -213,12 +227,14 @@ PRESETS: dict[str, Preset] = {
     # On these rooms an MLP learns more in a minute than a small ConvAutoencoder: a step is cheaper and goes further.
     "shapes": Preset(latent_dim=16, hidden=(256, 128), substeps=1, batch_size=30, iterations=7_000),
     "mnist-paper": _PAPER,
+    "mnist-paper-code": replace(_PAPER, convention="paper_code", density="row_sum", hj_weight=8.0),
     "shapes3d-paper": _PAPER_ROOM,
     "falcor3d-paper": replace(_PAPER, autoencoder="conv_large", random_frames=4, iterations=100_000),
     "isaac3d-paper": replace(_PAPER, autoencoder="conv_large", random_frames=3, iterations=100_000),
 }
 """The presets by name. Those of the paper have the sizes, steps, batch and Adam that its public code gives for each
-data set, the paper's objective with all weights 1, and every frame decoded; they want a GPU."""
+data set, the paper's objective with all weights 1, and every frame decoded; they want a GPU. `mnist-paper-code` has
+the public code's objective."""
 
 
 def find_preset(name: str) -> Preset:

@@ -131,23 +131,5 @@ def test_env_reports_what_a_bug_report_needs() -> None:
         assert word in report
 
 
-def test_paper_checkpoints_load() -> None:
-    bank = PotentialBank(2, 6)
-    names = {"layer_x": "in", "layer_time": "time1", "layer_time2": "time2", "layer_fusion": "hid", "layer_out": "out"}
-    state = {}
-    for k in range(2):
-        for layer, name in names.items():
-            weight, bias = getattr(bank.weights(), f"w_{name}")[k], getattr(bank.weights(), f"b_{name}")[k]
-            state[f"MLP_SET.{k}.{layer}.weight"] = weight.reshape(-1, 6).detach().clone()
-            state[f"MLP_SET.{k}.{layer}.bias"] = bias.reshape(-1).detach().clone()
-    loaded = PotentialBank.from_paper_state_dict(state)
-    assert torch.equal(loaded.theta, bank.theta)
-    with pytest.raises(KeyError, match="FORCE_SET"):
-        PotentialBank.from_paper_state_dict(state, prefix="FORCE_SET.")
-    del state["MLP_SET.1.layer_out.bias"]
-    with pytest.raises(KeyError, match=r"MLP_SET.1.layer_out.bias"):
-        PotentialBank.from_paper_state_dict(state)
-
-
 def test_version() -> None:
     assert re.search(rf'^version = "{re.escape(ffrl_fast.__version__)}"$', (ROOT / "pyproject.toml").read_text(), re.M)

@@ -1,7 +1,11 @@
 """The autoencoders: shapes, the paper's numbers of parameters, and what the decoders' images are."""
 
+import copy
+import functools
+
 import pytest
 import torch
+from torch import nn
 
 from ffrl.models import Autoencoder, ConvAutoencoder, LargeConvAutoencoder, MLPAutoencoder
 
@@ -56,3 +60,27 @@ def test_numbers_of_parameters_are_the_papers(
     with torch.device("meta"):
         coder = kind(width, width, image_shape)
     assert round(sum(p.numel() for p in coder.parameters()) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(("kind", "arguments", "image_shape"), [c for c in CODERS if c[0] is not MLPAutoencoder])
+def test_convolutions_are_torchs(
+    kind: type[Autoencoder], arguments: tuple[object, ...], image_shape: tuple[int, int, int]
+) -> None:
+    """Values and gradients, weights channels last or not; checkpoints have the names of torch's layers."""
+    torch.manual_seed(0)
+    coder = kind(*arguments, image_shape)  # type: ignore[arg-type]
+    plain = copy.deepcopy(coder)
+    for module in plain.modules():
+        for layer in (nn.Conv2d, nn.ConvTranspose2d):
+            if isinstance(module, layer):
+                module.forward = functools.partial(layer.forward, module)  # type: ignore[method-assign]
+    for module in (coder, plain):
+        parts = module.encode(torch.rand(4, *image_shape, generator=torch.Generator().manual_seed(1)))
+        (parts.log_variance.sum() + module.decode_logits(parts.mean).square().sum()).backward()
+    for (name, found), exact in zip(coder.named_parameters(), plain.parameters(), strict=True):
+        assert found.grad is not None and exact.grad is not None
+        if found.dim() == 4:
+            assert found.is_contiguous(memory_format=torch.channels_last), name
+        # Fused Adam takes for granted that they lie alike.
+        assert found.grad.stride() == found.stride(), name
+        torch.testing.assert_close(found.grad, exact.grad, rtol=1e-4, atol=1e-4 * exact.grad.abs().max().item())

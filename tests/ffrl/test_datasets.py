@@ -56,6 +56,13 @@ def test_shares_of_a_plan_are_its_rows(data: Dataset) -> None:
         assert torch.equal(part.index, whole.index[number::2])
 
 
+def test_one_transformation_a_batch(data: Dataset) -> None:
+    sampler = data.sampler(12, 2, 0.5, torch.Generator().manual_seed(0), one_transformation=True)
+    batches = [sampler.render(sampler.plan()).index for _ in range(20)]
+    assert all(index.shape == (12,) and index.unique().numel() == 1 for index in batches)
+    assert {int(index[0]) for index in batches} == set(range(len(data.transformations)))
+
+
 def test_whole_sequences_hold_the_frames_drawn(data: Dataset) -> None:
     plain, whole = draws(data), draws(data, whole=True)
     expected, found = plain.render(plain.plan()), whole.render(whole.plan())

@@ -33,9 +33,16 @@ class DigitDataset(Dataset):
         random_start: float,
         generator: torch.Generator,
         whole_sequences: bool = False,
+        one_transformation: bool = False,
     ) -> SequenceSampler:
         return SequenceSampler(
-            self.digits.train, batch_size, random_frames, random_start, generator, whole_sequences=whole_sequences
+            self.digits.train,
+            batch_size,
+            random_frames,
+            random_start,
+            generator,
+            whole_sequences=whole_sequences,
+            one_transformation=one_transformation,
         )
 
     def count(self, part: Part, k: int) -> int:

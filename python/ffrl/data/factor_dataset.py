@@ -32,7 +32,12 @@ class FactorSampler:
     """Draws batches of `FactorSequences` without end; its whole state is in `state_dict`."""
 
     def __init__(
-        self, sequences: FactorSequences, batch_size: int, random_frames: int, whole_sequences: bool = False
+        self,
+        sequences: FactorSequences,
+        batch_size: int,
+        random_frames: int,
+        whole_sequences: bool = False,
+        one_transformation: bool = False,
     ) -> None:
         if not 1 <= random_frames <= sequences.num_steps:
             raise ValueError(f"random_frames: expected 1 to {sequences.num_steps}, found {random_frames}")
@@ -40,6 +45,7 @@ class FactorSampler:
         self.batch_size = batch_size
         self.random_frames = random_frames
         self.whole_sequences = whole_sequences
+        self.one_transformation = one_transformation
         self._weights = frame_weights(sequences.num_steps, random_frames)
 
     def draw(self) -> SequenceBatch:
@@ -48,7 +54,7 @@ class FactorSampler:
 
     def plan(self) -> FactorPlan:
         """The next batch, to be rendered whole or in shares."""
-        drawn = self.sequences.draw(self.batch_size)
+        drawn = self.sequences.draw(self.batch_size, self.one_transformation)
         times = draw_times(self.batch_size, self.sequences.num_steps, self.random_frames, self.sequences.generator)
         return FactorPlan(drawn.index, times, drawn.states)
 
@@ -103,9 +109,11 @@ class FactorDataset(Dataset):
         random_start: float,
         generator: torch.Generator,
         whole_sequences: bool = False,
+        one_transformation: bool = False,
     ) -> FactorSampler:
         """As `Dataset.sampler`; random_start changes nothing, since no state of the other factors is a plain one."""
-        return FactorSampler(self.drawn("train", generator), batch_size, random_frames, whole_sequences)
+        drawn = self.drawn("train", generator)
+        return FactorSampler(drawn, batch_size, random_frames, whole_sequences, one_transformation)
 
     def count(self, part: Part, k: int) -> int:
         return self._part(part).count(k)

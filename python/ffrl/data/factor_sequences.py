@@ -63,11 +63,13 @@ class FactorSequences:
         self._distinct = tuple(factor.distinct for factor in images.factors)
         self._starts = self._find_starts()
 
-    def draw(self, batch_size: int) -> FactorSequenceBatch:
-        """The next batch. Its rows are shared out equally among the moving factors, a remainder at random."""
+    def draw(self, batch_size: int, one_factor: bool = False) -> FactorSequenceBatch:
+        """The next batch. Its rows are shared out equally among the moving factors, a remainder at random, or show a
+        random `one_factor`.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
-        order = torch.randperm(len(self.moving), generator=self.generator)
+        order = torch.randperm(len(self.moving), generator=self.generator)[: 1 if one_factor else None]
         index = order.repeat(-(-batch_size // len(order)))[:batch_size].sort().values
         rows = torch.empty_like(index)
         for k, starts in enumerate(self._starts):

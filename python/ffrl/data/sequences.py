@@ -31,7 +31,8 @@ class SequenceSampler:
     equally among the transformations, a remainder at random. Of the T = 8 frames after frame 0, `random_frames`
     distinct ones are drawn for each row. With probability `random_start` each OTHER factor of a row is held at a
     state drawn from 0…8, so that flows meet each other's outcomes; without it they compose badly. whole_sequences:
-    render all frames, for who must find k from them.
+    render all frames, for who must find k from them. one_transformation: all rows of a batch show the same, a random
+    one.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SequenceSampler:
         random_start: float,
         generator: torch.Generator,
         whole_sequences: bool = False,
+        one_transformation: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
@@ -55,6 +57,7 @@ class SequenceSampler:
         self.random_start = random_start
         self.generator = generator
         self.whole_sequences = whole_sequences
+        self.one_transformation = one_transformation
         self._queue = torch.empty(0, dtype=torch.int64)
         self._weights = frame_weights(NUM_STEPS, random_frames)
 
@@ -107,6 +110,8 @@ class SequenceSampler:
 
     def _next_index(self) -> Tensor:
         count = len(TRANSFORMATIONS)
+        if self.one_transformation:
+            return torch.randint(count, (1,), generator=self.generator).repeat(self.batch_size)
         index = torch.arange(count).repeat(self.batch_size // count)
         remainder = self.batch_size % count
         if remainder:

@@ -25,7 +25,8 @@ class FlowModel(nn.Module):
 
     sequences: K, T and the shape of the images, as of `Dataset.format`.
     autoencoder: images ↔ latents. dynamics: what moves the codes, by the preset's `flow`. log_diffusion: log D_k of the
-    prior flow, (K,), where the preset asks for densities and the diffusion prior, else None. classifier:
+    prior flow, (K,), where the preset asks for densities and the diffusion prior, else None. prior_scale: the free
+    σ_2…σ_T of the paper code's prior, (K, T − 1), where the preset asks for its KL, else None. classifier:
     q(k|x_0…x_T) of weak supervision, else None.
     """
 
@@ -37,8 +38,11 @@ class FlowModel(nn.Module):
         self.dynamics = _FLOWS[preset.flow](preset, count)
         weak = preset.supervision == "weak"
         self.classifier = SequenceClassifier(sequences, preset.classifier_width) if weak else None
-        diffuses = preset.density != "none" and preset.prior == "diffusion"
+        dense, paper_code = preset.density != "none", preset.convention == "paper_code"
+        diffuses = dense and preset.prior == "diffusion" and not paper_code
         self.log_diffusion = nn.Parameter(torch.zeros(count)) if diffuses else None
+        scales = torch.ones(count, sequences.num_steps - 1)
+        self.prior_scale = nn.Parameter(scales) if dense and paper_code else None
 
     def flow(
         self,

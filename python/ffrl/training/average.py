@@ -7,6 +7,8 @@ from torch import Tensor, nn
 class MovingAverage:
     """average ← decay^every · average + (1 − decay^every) · weights, every `every` calls of `update`.
 
+    With decay 0 it is the weights themselves, and an update has nothing to do.
+
     One update in ten, with the tenth power of the decay, gives nearly the same average for a tenth of the memory
     traffic, which on a CPU is a noticeable part of a step.
     """
@@ -14,12 +16,13 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float, every: int) -> None:
         self.weight = 1 - decay**every
         self.every = every
-        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        state = {name: value.detach() for name, value in model.state_dict().items()}
+        self.average = state if decay == 0 else {name: value.clone() for name, value in state.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, iteration: int) -> None:
         """To be called after each iteration, counted from 1."""
-        if iteration % self.every == 0:
+        if self.weight < 1 and iteration % self.every == 0:
             torch._foreach_lerp_(list(self.average.values()), list(model.state_dict().values()), self.weight)
 
     def state_dict(self) -> dict[str, Tensor]:

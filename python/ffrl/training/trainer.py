@@ -83,6 +83,7 @@ class Trainer:
             preset.random_start,
             self.generator,
             whole_sequences=preset.supervision == "weak",
+            one_transformation=preset.convention == "paper_code",
         )
         self.model.to(self.fabric.device)
         self.optimizer = torch.optim.Adam(
@@ -211,9 +212,10 @@ class Trainer:
         self.average.load_state_dict(checkpoint.part("average"))
         self.sampler.load_state_dict(checkpoint.part("sampler"))
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = self.optimizer.param_groups[0]["params"]
         for name, value in checkpoint.part("optimizer").items():
             number, key = name.split("/")
-            state.setdefault(int(number), {})[key] = value
+            state.setdefault(int(number), {})[key] = _laid_out_as(parameters[int(number)], value)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.iteration, self.seconds = checkpoint.iteration, checkpoint.seconds
 
@@ -230,3 +232,10 @@ class Trainer:
             self.budget.fraction(self.iteration, self.seconds),
             f"iteration {self.iteration}  loss {values['loss']:.0f}  KL {values['kl']:.1f}{equation}",
         )
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of `parameter`, where it has its shape: fused Adam takes them for granted, and files do
+    not have them.
+    """
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -1,0 +1,308 @@
+"""A training step of the paper's MNIST setting, ours against the public code's form: ``python -m bench.paper_step``.
+
+Batch 128, T = 8, K = 3, D = 324, an autoencoder of 70.9 million parameters; forward, losses, backward, Adam, on a batch
+of real digits that is drawn beforehand. Both have the same weights, the same batch and the same loss, preset
+`mnist-paper-code`: every term and every gradient is compared before anything is timed.
+
+The parts of both steps are timed as well, each by itself with its own gradients: they say where the time goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.environment import metadata, use_threads
+from bench.paper_code import PaperCode, as_ours, nats
+from bench.timing import Timing, interleave
+from ffrl.data import DIGIT_FORMAT, SequenceSampler, load_digits_5k
+from ffrl.models import FlowModel
+from ffrl.models.autoencoder import Posterior
+from ffrl.noise import Noise
+from ffrl.objective import objective, reconstruction_nats
+from ffrl.paper_code import flow_terms
+from ffrl.presets import Preset, find_preset
+from ffrl_fast.tolerances import relative_error
+
+Call = Callable[[], object]
+
+#: float32 in another order of operations: of each term of the loss, and in norm of each parameter's gradient. One ReLU
+#: whose input rounds to the other side of 0 moves the gradient of the decoder's first layer by 1e-3.
+LOSS_TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-2
+
+PARTS = ("encoder", "flow", "decoder", "Adam")
+PART_TITLES = {
+    "encoder": "encoder",
+    "flow": "flow: path, residual, force, initial condition, row sums and their KL",
+    "decoder": "decoder of nine frames and its loss",
+    "Adam": "Adam",
+}
+OTHERS = {
+    "ours_bf16": "our step under bf16 autocast, not the same results",
+    "paper_code, decoder at once": "the public code's decoder, all nine frames at once",
+}
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, FOLDER = DOCS / "performance.md", DOCS / "benchmarks" / "cpu-paper-step"
+MARKERS = ("<!-- paper step -->\n", "<!-- end of paper step -->")
+
+
+class PaperStep:
+    """Both models with the same weights, and one batch."""
+
+    def __init__(self, preset: Preset) -> None:
+        generator = torch.Generator().manual_seed(0)
+        sampler = SequenceSampler(
+            load_digits_5k().train,
+            preset.batch_size,
+            preset.random_frames,
+            preset.random_start,
+            generator,
+            whole_sequences=True,
+            one_transformation=True,
+        )
+        channels, side, _ = DIGIT_FORMAT.image_shape
+        torch.manual_seed(0)
+        self.preset = preset
+        self.batch = sampler.draw()
+        assert self.batch.sequence is not None
+        self.sequence, self.k = self.batch.sequence, int(self.batch.index[0])
+        self.noise = Noise.draw(preset, DIGIT_FORMAT, preset.batch_size, generator)
+        self.paper_code = PaperCode(len(DIGIT_FORMAT), preset.latent_dim, DIGIT_FORMAT.num_steps, channels, side)
+        self.ours = FlowModel(preset, DIGIT_FORMAT)
+        self.ours.load_state_dict(as_ours(self.paper_code.state_dict()))
+        self.adams = self.paper_code.optimizers(preset.learning_rate)
+        self.adam = torch.optim.Adam(self.ours.parameters(), lr=preset.learning_rate, fused=True)
+
+    def compare(self) -> dict[str, float]:
+        """The largest relative differences. ArithmeticError: losses or gradients are not the same."""
+        ours = objective(self.ours, self.batch, self.preset, self.noise)
+        theirs = self.paper_code.losses(self.sequence, self.k, self.noise.posterior)
+        hj = self.preset.hj_weight * ours.hj + self.preset.initial_weight * ours.initial
+        terms = {name: relative_error(getattr(ours, name), getattr(theirs, name)) for name in theirs._fields[:-1]}
+        terms["hj"] = relative_error(hj, theirs.hj)
+        _require("loss", terms, LOSS_TOLERANCE)
+
+        ours.loss.backward()
+        theirs.loss.backward()
+        named = self.paper_code.named_parameters()
+        exact = as_ours({n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named})
+        found = {name: p.grad for name, p in self.ours.named_parameters()}
+        gradients = {name: relative_error(g, exact[name]) for name, g in found.items() if g is not None}
+        if missing := exact.keys() - gradients.keys():
+            raise ArithmeticError(f"no gradient of {', '.join(sorted(missing))}")
+        _require("gradient", gradients, GRADIENT_TOLERANCE)
+        return {"loss_difference": max(terms.values()), "gradient_difference": max(gradients.values())}
+
+    def steps(self) -> dict[str, Call]:
+        """One training step."""
+
+        def ours() -> None:
+            self.adam.zero_grad(set_to_none=True)
+            objective(self.ours, self.batch, self.preset, self.noise).loss.backward()
+            self.adam.step()
+
+        def in_bfloat16() -> None:
+            self.adam.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = objective(self.ours, self.batch, self.preset, self.noise).loss
+            loss.backward()
+            self.adam.step()
+
+        def paper_code() -> None:
+            for adam in self.adams:
+                adam.zero_grad()
+            self.paper_code.losses(self.sequence, self.k, self.noise.posterior).loss.backward()
+            for adam in self.adams:
+                adam.step()
+
+        return {"ours": ours, "paper_code": paper_code, "ours_bf16": in_bfloat16}
+
+    def parts(self) -> dict[str, Call]:
+        """ "ours, part" and "paper_code, part": each forward and backward, with respect to parameters and inputs."""
+        images, index = self.batch.frames[:, 0], self.batch.index
+        with torch.no_grad():
+            posterior = self.ours.autoencoder.encode(images)
+            z = flow_terms(self.ours, posterior, posterior.sample(self.noise.posterior), index).z
+        head = Posterior(*(x.clone().requires_grad_() for x in posterior))
+        path, path_bar = z.requires_grad_(), torch.randn_like(z)
+        bars = tuple(torch.randn_like(x) for x in posterior)
+        ours, paper_code = self.ours, self.paper_code
+        codes = ours.autoencoder.encoder, ours.autoencoder.decoder
+        dynamics = [p for p in (ours.potentials.theta, ours.forces.theta, ours.prior_scale) if p is not None]
+        own = [*paper_code.flow.MLP_SET[self.k].parameters(), *paper_code.flow.FORCE_SET[self.k].parameters()]
+        own += [paper_code.prior.sigma[self.k]]
+
+        def our_flow() -> Any:
+            terms = flow_terms(ours, head, head.sample(self.noise.posterior), index)
+            loss = self.preset.hj_weight * terms.hj + terms.initial + terms.flow_kl + (path_bar * terms.z).sum()
+            return torch.autograd.grad(loss, [*head, *dynamics])
+
+        def its_flow() -> Any:
+            z0 = head.sample(self.noise.posterior)
+            later, hj, flow_kl = paper_code.along(z0, *head, self.k, lambda z: z)
+            loss = hj + flow_kl + (path_bar[0] * z0).sum()
+            for x, bar in zip(later, path_bar[1:], strict=True):
+                loss = loss + (bar * x).sum()
+            return torch.autograd.grad(loss, [*head, *own])
+
+        def our_decoder() -> Any:
+            loss = reconstruction_nats(ours, path, self.batch, self.preset)
+            return torch.autograd.grad(loss, [path, *codes[1].parameters()])
+
+        def its_decoder() -> Any:
+            loss = path.new_zeros(())
+            for t, z in enumerate(path):
+                loss = loss + nats(paper_code.decoder(z), self.sequence[:, t])
+            return torch.autograd.grad(loss, [path, *paper_code.decoder.parameters()])
+
+        def its_decoder_at_once() -> Any:
+            images = paper_code.decoder(path.flatten(0, 1))
+            loss = len(path) * nats(images, self.sequence.transpose(0, 1).flatten(0, 1))
+            return torch.autograd.grad(loss, [path, *paper_code.decoder.parameters()])
+
+        return {
+            "ours, encoder": lambda: torch.autograd.grad(
+                ours.autoencoder.encode(images), [*codes[0].parameters()], bars
+            ),
+            "paper_code, encoder": lambda: torch.autograd.grad(
+                paper_code.encoder(images), [*paper_code.encoder.parameters()], bars
+            ),
+            "ours, flow": our_flow,
+            "paper_code, flow": its_flow,
+            "ours, decoder": our_decoder,
+            "paper_code, decoder": its_decoder,
+            "paper_code, decoder at once": its_decoder_at_once,
+            "ours, Adam": self.adam.step,
+            "paper_code, Adam": lambda: [adam.step() for adam in self.adams],
+        }
+
+
+def _require(what: str, differences: dict[str, float], tolerance: float) -> None:
+    for name, difference in differences.items():
+        if not difference <= tolerance:
+            raise ArithmeticError(f"{what} {name}: relative difference {difference:.1e}")
+
+
+def measure(preset: Preset, samples: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """A row a call, and the differences found before the timing."""
+    problem = PaperStep(preset)
+    differences = problem.compare()
+    gc.collect()
+    # A first step makes Adam's state; all calls were warmed up by then but those in bfloat16 and of single parts.
+    calls = problem.steps()
+    for call in calls.values():
+        call()
+    calls |= problem.parts()
+    timings = interleave(calls, seconds=0.0, least=samples, inner=1)
+    return [_row(name, t) for name, t in timings.items()], differences
+
+
+def _row(name: str, t: Timing) -> dict[str, Any]:
+    return {"call": name, "median_s": t.median, "min_s": t.minimum, "samples": len(t.samples), "cores": t.cores}
+
+
+def sentence(rows: list[dict[str, Any]]) -> str:
+    """What docs/performance.md says of the run."""
+    median, least = ({r["call"]: float(r[key]) for r in rows} for key in ("median_s", "min_s"))
+    a, b = median["ours"], median["paper_code"]
+    whole = sum(median[f"ours, {part}"] for part in PARTS)
+    share = {part: f"{100 * median[f'ours, {part}'] / whole:.1f} %" for part in PARTS}
+    faster = median["paper_code, flow"] / median["ours, flow"]
+    gained = (median["paper_code, flow"] - median["ours, flow"]) / (b - a)
+    return (
+        f"A step takes {a:.2f} s, and {b:.2f} s in the public code's form: {b / a:.2f} × (best samples "
+        f"{least['paper_code'] / least['ours']:.2f} ×).\n"
+        f"The flow, which is the engine's part, is {share['flow']} of our step. It is {faster:.1f} × faster than "
+        f"theirs, and {100 * gained:.0f} % of the time gained.\n"
+        f"The decoder is {share['decoder']}, the encoder {share['encoder']}, Adam {share['Adam']}. Under bf16 autocast "
+        f"our step is {a / median['ours_bf16']:.2f} × as fast.\n"
+    )
+
+
+def markdown(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The whole page of a run."""
+    from bench.report import machine
+
+    median, least = ({r["call"]: 1e3 * float(r[key]) for r in rows} for key in ("median_s", "min_s"))
+
+    def line(title: str, name: str, whole: float) -> str:
+        a, b = f"ours{name}", f"paper_code{name}"
+        return (
+            f"| {title} | {median[a]:,.0f} | {least[a]:,.0f} | {100 * median[a] / whole:.1f} % | {median[b]:,.0f} "
+            f"| {least[b]:,.0f} | {median[b] / median[a]:.2f} × | {least[b] / least[a]:.2f} × |"
+        )
+
+    sums = {f"{who}, sum": 0.0 for who in ("ours", "paper_code")}
+    for table in (median, least):
+        table |= {name: sum(table[f"{name.split(', ')[0]}, {part}"] for part in PARTS) for name in sums}
+    whole = median["ours, sum"]
+    return "\n".join(
+        [
+            f"{machine(facts)}. `{facts['command']}`",
+            "",
+            f"One training step of `mnist-paper-code`: batch {facts['batch_size']}, T = {DIGIT_FORMAT.num_steps}, "
+            f"D = {facts['latent_dim']}, K = {len(DIGIT_FORMAT)}, {facts['parameters'] / 1e6:.1f} million parameters "
+            f"in the autoencoder. Medians and best of {facts['samples']} interleaved samples, milliseconds. Before the "
+            f"timing the terms of both losses agreed to {facts['loss_difference']:.0e}, the gradients of all "
+            f"parameters to {facts['gradient_difference']:.0e}, relative, in norm.",
+            "",
+            "| | ours | best | share of the parts | the public code's form | best | times ours | by best samples |",
+            "|---|---|---|---|---|---|---|---|",
+            line("**the step**", "", whole),
+            *(line(PART_TITLES[part], f", {part}", whole) for part in PARTS),
+            line("sum of the parts", ", sum", whole),
+            "",
+            "Each part was timed by itself, with its gradients.",
+            "",
+            "| | median, ms | best, ms |",
+            "|---|---|---|",
+            *(f"| {title} | {median[name]:,.0f} | {least[name]:,.0f} |" for name, title in OTHERS.items()),
+            "",
+        ]
+    )
+
+
+def with_sentence(page: str, rows: list[dict[str, Any]]) -> str:
+    """docs/performance.md with the run's sentence between its markers."""
+    before, _, rest = page.partition(MARKERS[0])
+    _, _, after = rest.partition(MARKERS[1])
+    return before + MARKERS[0] + sentence(rows) + MARKERS[1] + after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.paper_step", description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=3, help="of each call")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/paper_step"))
+    parser.add_argument("--docs", action="store_true", help="write into docs/, results and sentence, instead of --out")
+    a = parser.parse_args()
+    use_threads(a.threads)
+
+    from bench.fma_peak import measure as measure_peak
+    from bench.report import write_table
+    from ffrl_fast import _core
+
+    preset = find_preset("mnist-paper-code")
+    peak = measure_peak(_core.isa()).flops / 1e9
+    rows, differences = measure(preset, a.samples)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in FlowModel(preset, DIGIT_FORMAT).autoencoder.parameters())
+    command = f"python -m bench.paper_step --threads {a.threads} --samples {a.samples}"
+    facts = metadata(a.threads, command=command, dtype="float32", peak_gflops=peak, samples=a.samples, **differences)
+    facts |= {"batch_size": preset.batch_size, "latent_dim": preset.latent_dim, "parameters": parameters}
+    text = markdown(rows, facts)
+    write_table(rows, facts, text, FOLDER if a.docs else a.out)
+    if a.docs:
+        PAGE.write_text(with_sentence(PAGE.read_text(), rows))
+    print(text)
+    print(sentence(rows))
+
+
+if __name__ == "__main__":
+    main()
