@@ -5,35 +5,23 @@ The host code is the project's own. Executed, not run on a GPU: see docs/gpu.md 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
-import re
 import shutil
 
 import pytest
 import torch
 
 import ptx
-from cuda_kernels import BOUNDS, EVERYTHING, STREAMED, Case, Question, Results, emulated_kernels, errors
-from cuda_ptx import Diverted, by_source_line, by_symbol, diverted, modules
-from ffrl_fast.gpu.cuda_engine import CudaEngine
+from cuda_kernels import BOUNDS, EVERYTHING, STREAMED, Case, Question, errors
+from cuda_ptx import by_source_line, by_symbol, execute, modules
 from ffrl_fast.gpu.engine import Precision, Wanted
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ffrl_fast._cuda") is None or shutil.which("nvcc") is None,
     reason="this build has no CUDA kernels, or nvcc is not on the PATH",
 )
-
-
-def execute(
-    question: Question, seed: int = 0, instead: dict[str, ptx.Module] | None = None, wanted: Wanted = EVERYTHING
-) -> tuple[Results, Diverted]:
-    kernels, q = emulated_kernels(), question
-    kernels.emulation.reset(max_shared_bytes=q.case.shared_bytes)
-    given = (list(q.inputs.values()), q.index, q.drive, q.tangent, list(q.bars.values()))
-    with diverted(kernels.emulation, *given, seed=seed, instead=instead) as record:
-        found = q.by_kernels(CudaEngine(kernels.module), wanted)
-    kernels.emulation.check()
-    return found, record
 
 
 CASES = [
@@ -43,33 +31,30 @@ CASES = [
     Case(17, 12, 9, tangent=True),
     Case(70, 150, 140, depth=2, networks=2, selection="index", shared_bytes=STREAMED),
     Case(33, 24, 40, networks=2, selection="index", moments=3, force=24),
+    Case(17, 20, 100, moments=2),
     Case(18, 20, 12, networks=2, selection="gates by step", moments=4, substeps=2, shared_bytes=STREAMED),
 ]
+
+
+@functools.cache
+def outcome(case: Case, precision: Precision) -> tuple[list[str], dict[str, float], set[str]]:
+    """The races, the errors and the kernels of a case."""
+    question = Question(dataclasses.replace(case, precision=precision))
+    found, record = execute(question)
+    return record.races, errors(found, question.exact()), {name for name, _ in record.launches}
 
 
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_kernel(case: Case, precision: Precision) -> None:
-    question = Question(Case(**{**case.__dict__, "precision": precision}))
-    found, record = execute(question)
-    assert record.races == []
-    worst = errors(found, question.exact())
+    races, worst, _ = outcome(case, precision)
+    assert races == []
     assert max(worst.values()) < BOUNDS[precision], worst
 
 
 def test_every_kernel_is_among_them() -> None:
     """Of the templates that the modules hold each was launched by some case above."""
-    launched = set()
-    for case in CASES:
-        for precision in Precision:
-            _, record = execute(Question(Case(**{**case.__dict__, "precision": precision})))
-            launched |= {name for name, _ in record.launches}
-    assert launched == set(modules()) - _only_larger()
-
-
-def _only_larger() -> set[str]:
-    """Instances that only networks wider than the cases reach: the register kernel's widest tiles."""
-    return {name for name in modules() if re.search(r"(path|pack_operands)_kernelI\w+Li128E", name)}
+    assert set(modules()) == set().union(*(outcome(c, p)[2] for c in CASES for p in Precision))
 
 
 def test_products_are_made_by_the_matrix_units() -> None:
