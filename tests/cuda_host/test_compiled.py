@@ -13,10 +13,9 @@ import shutil
 import pytest
 import torch
 
-import ptx
-from cuda_kernels import BOUNDS, EVERYTHING, STREAMED, Case, Question, errors
-from cuda_ptx import by_source_line, by_symbol, execute, modules
-from ffrl_fast.gpu.engine import Precision, Wanted
+from cuda_kernels import BOUNDS, STREAMED, Case, Question, errors
+from cuda_ptx import execute, modules
+from ffrl_fast.gpu.engine import Precision
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ffrl_fast._cuda") is None or shutil.which("nvcc") is None,
@@ -63,40 +62,6 @@ def test_products_are_made_by_the_matrix_units() -> None:
         for name, launch in record.launches:
             if "path_kernel" in name or "backward_kernel" in name:
                 assert launch.matrix[shape] > 0, name
-
-
-def test_every_barrier_and_wait_of_the_source_that_is_taken_out_is_reported() -> None:
-    """One line of the source at a time, in all places that it was inlined into; every way through the kernels."""
-    tf32 = Precision.TF32
-    cases = {
-        Case(33, 24, 40, networks=2, selection="index", moments=2, force=24, precision=tf32): EVERYTHING,
-        Case(40, 24, 40, networks=2, selection="gates", precision=tf32): EVERYTHING,
-        Case(20, 100, 100, networks=2, selection="gates", precision=tf32): EVERYTHING,
-        Case(70, 150, 140, 2, 2, "index", shared_bytes=STREAMED, precision=tf32): EVERYTHING,
-        Case(70, 40, 40, 1, 2, "gates", moments=2, force=9, shared_bytes=STREAMED, precision=tf32): EVERYTHING,
-        Case(2130, 3, 4, moments=2, precision=tf32): EVERYTHING,  # two warps, activations in registers
-        # Tile after tile in a block; without dL/dz a tile ends with no product, thus without a product's barrier.
-        Case(4250, 3, 4, row_times=True, shared_bytes=40 * 1024, precision=tf32): Wanted(z=False),
-    }
-    questions = [(Question(case), wanted) for case, wanted in cases.items()]
-    exact = [question.exact() for question, _ in questions]
-
-    def reported(module: dict[str, ptx.Module]) -> bool:
-        for (question, wanted), right in zip(questions, exact, strict=True):
-            try:
-                found, record = execute(question, seed=1, instead=module, wanted=wanted)
-            except ptx.Fault:
-                return True
-            worst = errors(found, {name: right[name] for name in found}).values()
-            if record.races or not max(worst) < BOUNDS[tf32]:
-                return True
-        return False
-
-    text = by_source_line(tf32)
-    assert not reported(by_symbol(ptx.Module(text)))
-    planted = list(ptx.mutate.mutants_by_source(text))
-    assert len(planted) > 12
-    assert [x.description for x in planted if not reported(by_symbol(ptx.Module(x.ptx)))] == []
 
 
 def test_the_same_bits_in_every_order_of_warps_and_blocks() -> None:
