@@ -43,11 +43,6 @@ class Kernel:
     warps: int
     usage: Usage
 
-    @property
-    def has_products(self) -> bool:
-        """Whether it must hold matrix instructions: products whose operands are rounded."""
-        return ("PRECISION=tf32" in self.name or "PRECISION=bf16" in self.name) and bool(self.usage.matrix)
-
 
 def _variant_name(variant: Any) -> str:
     """Kernel, constants, and the types of pointers that are not float32."""

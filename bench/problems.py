@@ -114,6 +114,12 @@ class Problem:
         """2·B·H·D operations a product; nothing else is counted."""
         return 2.0 * self.products(work) * self.rows * self.dim * self.dim
 
+    @property
+    def least_bytes(self) -> float:
+        """Bytes that the step cannot do without: z and ḡ in, dL/dz out; the weights in and their gradients out."""
+        weights = self.bank.theta.numel()
+        return float(self.dtype.itemsize * (3 * self.rows * self.dim + 2 * weights))
+
     def named(self, work: Work, result: Any) -> dict[str, Tensor]:
         """A variant's result as float64 tensors by name: ``value`` (where it has one) and a gradient of each leaf."""
         if work == "forward":
@@ -207,6 +213,12 @@ class FlowProblem:
         The same count for all, so that fractions of peak compare, though code that keeps its activations does less.
         """
         return (42.0 if self.with_force else 30.0) * self.steps * self.rows * self.dim * self.dim
+
+    @property
+    def least_bytes(self) -> float:
+        """z_0 and z̄ in, z_1 … z_T out and in again, dL/dz_0 out; the chosen weights in and their gradients out."""
+        weights = self.bank.theta.shape[1] * (2 if self.with_force else 1)
+        return float(self.dtype.itemsize * ((2 * self.steps + 3) * self.rows * self.dim + 2 * weights))
 
     def named(self, result: Any) -> dict[str, Tensor]:
         """As :meth:`Problem.named`."""

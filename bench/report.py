@@ -42,7 +42,7 @@ def write_table(rows: list[dict[str, Any]], metadata: dict[str, Any], text: str,
     """The same three files for a table of its own form: ``rows`` with one set of names, and its Markdown ``text``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "results.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
+        table = csv.DictWriter(file, list(rows[0]) if rows else [])
         table.writeheader()
         table.writerows({k: _rounded(v) for k, v in row.items()} for row in rows)
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")

@@ -250,7 +250,7 @@ def integrate(
         if name not in known:
             raise ValueError(f"outputs: expected names among {', '.join(map(repr, known))}, found {name!r}")
     if not isinstance(times, Tensor):
-        times = torch.tensor([float(t) for t in times], dtype=bank.theta.dtype, device=bank.theta.device)
+        times = _vector_like(bank.theta, [float(t) for t in times])
     if times.dim() != 1:
         raise ValueError(f"times: expected shape (T,), found {tuple(times.shape)}")
     if times.dtype != bank.theta.dtype or times.device != bank.theta.device:
@@ -270,3 +270,11 @@ def integrate(
     call = Call(z0, moments, bank, selection, force, None, residual, row_sum, log_det)
     path = choose(call.request("integrate"), backend).path(call, Motion(substeps, delta))
     return FlowPath(path.z, **{name: getattr(path, name) for name in outputs})
+
+
+def _vector_like(like: Tensor, numbers: list[float]) -> Tensor:
+    """The numbers (N,) in the dtype and on the device of ``like``."""
+    if like.device.type == "cpu" or not numbers:
+        return torch.tensor(numbers, dtype=like.dtype, device=like.device)
+    # A copy from the host's memory waits for the device, and a CUDA graph cannot capture it; a fill can be captured.
+    return torch.stack([torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers])

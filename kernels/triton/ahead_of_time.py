@@ -6,7 +6,8 @@ what would be launched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -19,20 +20,19 @@ from .launch import Variant, variant_of
 #: D = H of the table.
 SIZES = (16, 64, 128, 226, 324, 512, 1024)
 _ROWS = 4096
+_NETWORKS = 2
 _ALL = Wanted()
 
 
 def variants(
     architecture: int, sizes: Iterable[int] = SIZES, precisions: Iterable[Precision] = tuple(Precision)
 ) -> list[Variant]:
-    """The distinct variants for float32 tensors, in the order of their first launch."""
+    """The distinct variants in the order of their first launch; those of bf16 for tensors of float32 and bfloat16."""
     found: dict[Variant, None] = {}
     engine = TritonEngine(architecture, launch=lambda launch: found.setdefault(variant_of(launch)))
-    for precision in precisions:
-        for size in sizes:
-            rows = _rows(size)
-            drive = tangent = rows.z[:, 0]
-            tangent = rows.z
+    for precision, size in itertools.product(precisions, sizes):
+        for rows in _calls(size, precision):
+            drive, tangent = rows.z[:, 0], rows.z
             out = engine.forward(rows, precision, keep=True, drive=drive)
             engine.backward(rows, precision, out, Cotangents(out.u, out.dt, out.grad, drive), _ALL)
             engine.forward(rows, precision, keep=False, tangent=tangent)
@@ -41,11 +41,15 @@ def variants(
     return list(found)
 
 
-def _rows(size: int) -> Rows:
+def _calls(size: int, precision: Precision) -> Iterator[Rows]:
+    """Calls that between them launch all that any call of this size does."""
     shape = NetworkShape(size, size, 1)
 
-    def empty(*sizes: int) -> torch.Tensor:
-        return torch.empty(sizes, device="meta")
+    def empty(*sizes: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
 
-    tau = empty(2, 1, size)
-    return Rows(empty(_ROWS, size), empty(2, shape.num_parameters), shape, tau, tau, gates=empty(_ROWS, 2))
+    for dtype in (torch.float32, torch.bfloat16) if precision == Precision.BF16 else (torch.float32,):
+        z, theta = empty(_ROWS, size, dtype=dtype), empty(_NETWORKS, shape.num_parameters, dtype=dtype)
+        one_time, row_times = (empty(_NETWORKS, times, size, dtype=dtype) for times in (1, _ROWS))
+        yield Rows(z, theta, shape, one_time, one_time, gates=empty(_ROWS, _NETWORKS, dtype=dtype))
+        yield Rows(z, theta, shape, row_times, row_times, potential=0)

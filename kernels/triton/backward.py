@@ -48,9 +48,8 @@ _SUM_B_OUT = tl.constexpr(5)
 _SUMS = tl.constexpr(sums_per_block(1))
 
 RUNTIME = (
-    "rows blocks first_network parameters w_out_at tau_at tau_network tau_per_row d_tau_at d_tau_network networks "
-    "grouped gated has_tau has_dtau has_u_bar has_dt_bar has_grad_bar has_residual_bar out_tanh want_z want_tau "
-    "want_dtau want_gates"
+    "rows blocks first_network parameters w_out_at tau_at tau_network tau_per_row networks grouped gated has_tau "
+    "has_dtau has_u_bar has_dt_bar has_residual_bar out_tanh want_z want_tau want_dtau want_gates"
 ).split()
 
 

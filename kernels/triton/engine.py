@@ -108,7 +108,7 @@ class TritonEngine:
             folded = None if cotangents.residual is None else out.grad
             call.gather(cotangents.grad, adjoint.grad_cotangent, folded, cotangents.residual)
         path = fused if call.plan.fused else layered
-        path.backward(call, kept, cotangents, adjoint, wanted, value_only=value_only)
+        path.backward(call, kept, cotangents, adjoint, value_only=value_only)
         theta = parameter_gradient(call, kept, adjoint, value_only) if wanted.theta else None
         tau, dtau = conditioning_gradients(call, adjoint)
         if dtau is None and wanted.dtau and rows.dtau is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ffrl_fast.gpu.engine import Cotangents, Forward, Wanted
+from ffrl_fast.gpu.engine import Cotangents, Forward
 
 from .adjoint import Adjoint
 from .backward import backward_rows
@@ -82,7 +82,6 @@ def backward(
     kept: Activations,
     cotangents: Cotangents,
     adjoint: Adjoint,
-    wanted: Wanted,
     *,
     value_only: bool,
 ) -> None:
@@ -114,7 +113,7 @@ def backward(
         "sums": adjoint.sums,
         "w_out_at": call.at("w_out"),
         "out_tanh": int(rows.shape.out_activation == "tanh"),
-        "want_z": int(wanted.z),
+        "want_z": int(adjoint.z is not None),
         "want_tau": int(adjoint.tau is not None),
         "want_dtau": int(adjoint.dtau is not None),
         "want_gates": int(adjoint.gates is not None),

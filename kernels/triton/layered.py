@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ffrl_fast.gpu.engine import Cotangents, Forward, Wanted
+from ffrl_fast.gpu.engine import Cotangents, Forward
 from triton.language import constexpr
 
 from . import layers
@@ -190,9 +190,7 @@ def _finish(
     call.launch(Launch(layers.finish, (call.blocks.per_network * call.parts,), arguments, constants, 4))
 
 
-def backward(
-    call: Call, kept: Activations, cotangents: Cotangents, adjoint: Adjoint, wanted: Wanted, *, value_only: bool
-) -> None:
+def backward(call: Call, kept: Activations, cotangents: Cotangents, adjoint: Adjoint, *, value_only: bool) -> None:
     """Fills ``adjoint``, but for its inputs and its cotangent of ∇u, which it reads."""
     run, packed, depth = Layers(call), call.packed, call.rows.shape.depth
     slots, width, dim = call.blocks.slots, call.plan.width, call.plan.dim

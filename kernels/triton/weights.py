@@ -47,8 +47,8 @@ def once_more(
     """A tile that already served a product by its transpose, now as W itself: the same registers or shared memory.
 
     Where TRANSPOSED, W is read a second time, from Wᵀ: wgmma takes tf32 operands along their inner index only. Without
-    READ_ONCE it is read a second time as it is: the fused multiply-adds of "ieee" hold operands in registers, and they
-    are short of, and Triton does not compile a tile of both uses for sm_100.
+    READ_ONCE it is read a second time as it is: the fused multiply-adds of "ieee" hold operands in registers, of which
+    there are too few, and Triton does not compile a tile of both uses for sm_100.
     """
     if TRANSPOSED:
         return tl.trans(weight_tile(w_transposed, inner, unit, pitch, INNER, UNITS))

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,13 +15,7 @@ from torch import Tensor
 
 import ffrl_fast
 from cases import Case, Inputs, make, on_backend
-from ffrl_fast.tolerances import (
-    BF16_PRODUCTS,
-    FLOAT32_FLOOR,
-    FLOAT32_TIMES_EAGER,
-    TF32_PRODUCTS,
-    relative_error,
-)
+from gpu_checks import check_field, check_path, on_device, path_with_gradients
 
 BACKENDS = ("triton", "cuda")
 SMALL = [
@@ -41,21 +35,8 @@ LARGE = [
 ]
 
 
-def on_gpu(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    moved = inputs.to(dtype)
-
-    def leaf(x: Tensor) -> Tensor:
-        return x.detach().cuda().requires_grad_(x.requires_grad)
-
-    return dataclasses.replace(
-        moved,
-        bank=moved.bank.cuda(),
-        force=None if moved.force is None else moved.force.cuda(),
-        z=leaf(moved.z),
-        t=leaf(moved.t),
-        selection={k: leaf(x) if isinstance(x, Tensor) else x for k, x in moved.selection.items()},
-        cotangents=[x.cuda() for x in moved.cotangents],
-    )
+def on_gpu(case: Case) -> Inputs:
+    return on_device(make(case, torch.float32), torch.float32, "cuda")
 
 
 def able(backend: str) -> str:
@@ -70,71 +51,27 @@ def backend(request: pytest.FixtureRequest) -> str:
     return able(request.param)
 
 
-def check(case: Case, backend: str, precision: str) -> None:
-    made = make(case, torch.float32)
-    exact = on_backend(on_gpu(made, torch.float64), "reference")
-    inputs = on_gpu(made, torch.float32)
-    with ffrl_fast.use_precision(precision):
-        found = on_backend(inputs, backend)
-    eager = on_backend(inputs, "reference")
-    for name, value in exact.items():
-        bound = {
-            "ieee": FLOAT32_TIMES_EAGER * relative_error(eager[name], value) + FLOAT32_FLOOR,
-            "tf32": TF32_PRODUCTS,
-            "bf16": BF16_PRODUCTS,
-        }[precision]
-        assert relative_error(found[name], value) <= bound, name
-
-
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_small(case: Case, backend: str, precision: str) -> None:
-    check(case, backend, precision)
+    check_field(case, backend, precision, "cuda")
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 @pytest.mark.parametrize("case", LARGE, ids=str)
 def test_large(case: Case, backend: str, precision: str) -> None:
-    check(case, backend, precision)
-
-
-def _path(inputs: Inputs, backend: str) -> dict[str, Tensor]:
-    times = torch.arange(1.0, 6.0, dtype=inputs.z.dtype, device="cuda")
-    path = ffrl_fast.integrate(
-        inputs.z,
-        times,
-        inputs.bank,
-        force=inputs.force,
-        step=0.3,
-        substeps=2,
-        outputs=("u", "dt", "residual"),
-        backend=backend,
-        **inputs.selection,
-    )
-    found = {"z": path.z, "u": path.u, "dt": path.dt, "residual": path.residual}
-    total = sum(x.square().sum() for x in found.values() if x is not None)
-    assert isinstance(total, Tensor)
-    leaves = inputs.differentiable
-    del leaves["t"]
-    gradients = torch.autograd.grad(total, list(leaves.values()))
-    return {n: x for n, x in found.items() if x is not None} | dict(zip(leaves, gradients, strict=True))
+    check_field(case, backend, precision, "cuda")
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 @pytest.mark.parametrize("case", [SMALL[1], LARGE[0], LARGE[3]], ids=str)
 def test_paths(case: Case, backend: str, precision: str) -> None:
-    made = make(case, torch.float32)
-    exact = _path(on_gpu(made, torch.float64), "reference")
-    with ffrl_fast.use_precision(precision):
-        found = _path(on_gpu(made, torch.float32), backend)
-    bound = {"ieee": 1e-4, "tf32": 5 * TF32_PRODUCTS, "bf16": 5 * BF16_PRODUCTS}[precision]
-    for name, value in exact.items():
-        assert relative_error(found[name], value) <= bound, name
+    check_path(case, backend, precision, "cuda")
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 def test_the_same_bits_twice_small(backend: str, precision: str) -> None:
-    inputs = on_gpu(make(Case(3000, 64, 64, potentials=3, selection="index", force=True)), torch.float32)
+    inputs = on_gpu(Case(3000, 64, 64, potentials=3, selection="index", force=True))
     with ffrl_fast.use_precision(precision):
         first, second = on_backend(inputs, backend), on_backend(inputs, backend)
     for name, value in first.items():
@@ -142,21 +79,32 @@ def test_the_same_bits_twice_small(backend: str, precision: str) -> None:
 
 
 def test_nothing_waits_for_the_device(backend: str) -> None:
-    inputs = on_gpu(make(SMALL[1]), torch.float32)
+    inputs = on_gpu(SMALL[1])
     on_backend(inputs, backend)  # compiles and loads
+    path_with_gradients(inputs, backend)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
         on_backend(inputs, backend)
+        path_with_gradients(inputs, backend)
     finally:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def test_captured_in_a_graph(backend: str) -> None:
-    inputs = on_gpu(make(SMALL[1]), torch.float32)
+@pytest.mark.parametrize(
+    ("case", "run"),
+    [
+        (SMALL[1], on_backend),
+        (SMALL[1], path_with_gradients),
+        (LARGE[2], path_with_gradients),  # weights that do not stay in shared memory: a launch a moment
+    ],
+    ids=["field", "path", "wide path"],
+)
+def test_captured_in_a_graph(case: Case, run: Callable[[Inputs, str], dict[str, Tensor]], backend: str) -> None:
+    inputs = on_gpu(case)
 
-    def work() -> dict[str, Any]:
-        return on_backend(inputs, backend)
+    def work() -> dict[str, Tensor]:
+        return run(inputs, backend)
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -177,11 +125,11 @@ def test_captured_in_a_graph(backend: str) -> None:
 
 def test_on_the_callers_stream(backend: str) -> None:
     """The rows are written on a stream of their own, after a long wait; who reads too early reads zeros."""
-    made = make(SMALL[3], torch.float32)
-    expected = on_backend(on_gpu(made, torch.float32), backend)
-    inputs = on_gpu(made, torch.float32)
+    expected = on_backend(on_gpu(SMALL[3]), backend)
+    inputs = on_gpu(SMALL[3])
     rows = inputs.z.detach().clone()
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         inputs.z.data.zero_()
         torch.cuda._sleep(50_000_000)
@@ -194,9 +142,6 @@ def test_on_the_callers_stream(backend: str) -> None:
 
 def test_an_index_out_of_range_is_the_devices_assertion(backend: str) -> None:
     """In a process of its own: after it the device answers nothing more."""
-    import subprocess
-    import sys
-
     code = (
         "import torch, ffrl_fast\n"
         "bank = ffrl_fast.PotentialBank(2, 3, device='cuda')\n"

@@ -23,7 +23,9 @@ from torch.utils._pytree import tree_leaves
 import ptx
 from bench.machine_code import tool
 from cuda_host import ROOT, Emulation
-from ffrl_fast.gpu.engine import Precision
+from cuda_kernels import EVERYTHING, Question, Results, emulated_kernels
+from ffrl_fast.gpu.cuda_engine import CudaEngine
+from ffrl_fast.gpu.engine import Precision, Wanted
 
 _Diversion = ctypes.CFUNCTYPE(
     None,
@@ -85,12 +87,18 @@ class _Memory(TorchDispatchMode):
 
 
 class Diverted:
-    """What launches did; ``races`` must be empty."""
+    """What launches did; ``races`` must be empty. ``traffic`` has that of each launch by the address of a storage."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.races: list[str] = []
         self.launches: list[tuple[str, ptx.Launch]] = []
+        self.traffic: list[dict[int, ptx.Traffic]] = []
+
+    def traffic_of(self, kernel: str) -> dict[int, ptx.Traffic]:
+        """That of the one launch of a kernel with this in its symbol."""
+        (found,) = [t for (name, _), t in zip(self.launches, self.traffic, strict=True) if kernel in name]
+        return found
 
 
 @contextlib.contextmanager
@@ -111,10 +119,10 @@ def diverted(
         try:
             name = symbol.decode()
             arguments = [ctypes.string_at(parameters[i], sizes[i]) for i in range(count)]
-            launch = known[name].launch(
-                name, grid[:3], block[:3], arguments, shared=shared, seed=seed, memory=memory.arrays()
-            )
+            arrays = memory.arrays()
+            launch = known[name].launch(name, grid[:3], block[:3], arguments, shared=shared, seed=seed, memory=arrays)
             record.launches.append((name, launch))
+            record.traffic.append({arrays[i - count].data_ptr(): x for i, x in launch.traffic.items()})
             record.races += [f"{name}: {race}" for race in launch.races]
         except BaseException as error:  # raised again outside of the C++ frames
             trouble.append(error)
@@ -131,3 +139,16 @@ def diverted(
         emulation._library.ffrl_cuda_host_divert(None)
     if trouble:
         raise trouble[0]
+
+
+def execute(
+    question: Question, seed: int = 0, instead: dict[str, ptx.Module] | None = None, wanted: Wanted = EVERYTHING
+) -> tuple[Results, Diverted]:
+    """The question's results by the CUDA engine, and what its launches did."""
+    kernels, q = emulated_kernels(), question
+    kernels.emulation.reset(max_shared_bytes=q.case.shared_bytes)
+    given = (list(q.inputs.values()), q.index, q.drive, q.tangent, list(q.bars.values()))
+    with diverted(kernels.emulation, *given, seed=seed, instead=instead) as record:
+        found = q.by_kernels(CudaEngine(kernels.module), wanted)
+    kernels.emulation.check()
+    return found, record

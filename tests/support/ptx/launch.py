@@ -77,6 +77,15 @@ class Launch:
                 found[f"{shape[1]}.{operand}"] += times
         return found
 
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the matrix multiplications; a wgmma, of 64 rows, is the work of four warps."""
+        total = 0
+        for shape, times in self.matrix.items():
+            m, n, k = map(int, re.findall(r"\d+", shape.split(".")[0]))
+            total += times * m * n * k // (4 if m == 64 else 1)
+        return total
+
     def require_no_races(self) -> Launch:
         """The launch itself; AssertionError with all races if there are any."""
         assert not self.races, "\n".join(str(race) for race in self.races)

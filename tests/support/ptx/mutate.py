@@ -53,10 +53,13 @@ KINDS: dict[str, tuple[str, Callable[[str], str | None]]] = {
 }
 
 
-def mutants_by_source(text: str, kinds: Sequence[str] = ("barrier", "wait")) -> Iterator[Mutant]:
+def mutants_by_source(
+    text: str, kinds: Sequence[str] = ("barrier", "wait"), wrappers: str | None = None
+) -> Iterator[Mutant]:
     """Mutants of text compiled with ``-lineinfo``: one for each line of the source, in all places it was inlined into.
 
     Two consecutive barriers of one function need not both be needed where it is inlined; the line that has them is.
+    ``wrappers``: a file of functions that wrap one instruction each, which stands where the function is called.
     """
     lines = text.splitlines()
     files = {m[1]: m[2] for line in lines if (m := re.match(r"\s*\.file\s+(\d+)\s+\"([^\"]+)\"", line))}
@@ -67,6 +70,9 @@ def mutants_by_source(text: str, kinds: Sequence[str] = ("barrier", "wait")) -> 
         for number, line in enumerate(lines):
             if place := re.match(r"\s*\.loc\s+(\d+)\s+(\d+)", line):
                 at = files[place[1]], int(place[2])
+                called = re.search(r"inlined_at\s+(\d+)\s+(\d+)", line)
+                if called and wrappers is not None and at[0].endswith(f"/{wrappers}"):
+                    at = files[called[1]], int(called[2])
             changed = change(line)
             if changed is not None and changed != line:
                 by_line.setdefault(at, {})[number] = changed

@@ -8,13 +8,8 @@ from hypothesis import example, given, settings
 
 import ffrl_fast
 from cases import Case, by_oracle, cases, make, on_backend
-from ffrl_fast.tolerances import (
-    BF16_PRODUCTS,
-    FLOAT32_FLOOR,
-    FLOAT32_TIMES_EAGER,
-    FLOAT64_AGAINST_ORACLE,
-    relative_error,
-)
+from ffrl_fast.tolerances import BF16_PRODUCTS, FLOAT64_AGAINST_ORACLE, relative_error
+from gpu_checks import check_field, check_path
 
 
 @settings(max_examples=3)
@@ -37,12 +32,12 @@ def test_float64(case: Case) -> None:
     "case", [Case(65, 24, 40, potentials=3, selection="index", force=True), Case(33, 17, 65, 2, per_row_time=True)]
 )
 def test_float32(case: Case) -> None:
-    made = make(case, torch.float32)
-    inputs = made.to(torch.float32)
-    exact, eager, found = on_backend(made, "reference"), on_backend(inputs, "reference"), on_backend(inputs, "triton")
-    for name, value in exact.items():
-        bound = FLOAT32_TIMES_EAGER * relative_error(eager[name], value) + FLOAT32_FLOOR
-        assert relative_error(found[name], value) <= bound, name
+    check_field(case, "triton", "ieee", "cpu")
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+def test_float32_along_a_path(precision: str) -> None:
+    check_path(Case(20, 6, 9, potentials=2, selection="index", force=True), "triton", precision, "cpu")
 
 
 @pytest.mark.parametrize("rows_in", [torch.float32, torch.bfloat16])
