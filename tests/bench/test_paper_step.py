@@ -10,7 +10,8 @@ import torch
 
 from bench import paper_step
 from bench.paper_code import as_ours
-from bench.paper_step import FOLDER, MARKERS, PAGE, PARTS, PaperStep, measure, sentence, with_sentence
+from bench.paper_problem import PaperStep
+from bench.paper_step import FOLDER, MARKERS, PAGE, PARTS, measure, sentence, with_sentence
 from ffrl.presets import Preset, find_preset
 
 
