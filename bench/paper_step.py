@@ -10,6 +10,7 @@ The parts of both steps are timed as well, each by itself with its own gradients
 from __future__ import annotations
 
 import argparse
+import csv
 import gc
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,9 @@ def markdown(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             f"| {least[b]:,.0f} | {median[b] / median[a]:.2f} × | {least[b] / least[a]:.2f} × |"
         )
 
-    sums = {f"{who}, sum": 0.0 for who in ("ours", "paper_code")}
     for table in (median, least):
-        table |= {name: sum(table[f"{name.split(', ')[0]}, {part}"] for part in PARTS) for name in sums}
+        for who in ("ours", "paper_code"):
+            table[f"{who}, sum"] = sum(table[f"{who}, {part}"] for part in PARTS)
     whole = median["ours, sum"]
     return "\n".join(
         [
@@ -116,6 +117,12 @@ def markdown(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run that was written."""
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def with_sentence(page: str, rows: list[dict[str, Any]]) -> str:
@@ -149,7 +156,7 @@ def main() -> None:
     text = markdown(rows, facts)
     write_table(rows, facts, text, FOLDER if a.docs else a.out)
     if a.docs:
-        PAGE.write_text(with_sentence(PAGE.read_text(), rows))
+        PAGE.write_text(with_sentence(PAGE.read_text(), read(FOLDER)))
     print(text)
     print(sentence(rows))
 
