@@ -4,6 +4,7 @@
 python -m bench  the whole measurement: CSV, metadata, tables, plots (``--help``)
 pytest bench     the same rows under pytest-benchmark, fewer sizes, a few minutes
 fma_peak         the multiply-add peak of one core: ``python -m bench.fma_peak``
+paper_step       a training step of the paper's setting against the public code's form (``paper_code``)
 overhead         what a call costs with nothing to compute: ``python -m bench.overhead``
 problems         what is timed: inputs, work, operation counts
 baselines, ours  the code that is timed; ``variants`` names the rows

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 
 from ffrl_fast import PotentialBank
 
-GRADIENT = {"create_graph": True}
-
 
 class Potential(nn.Module):
     """u or F: z (B, D) and t (1,) or (1, 1) → (B, 1). Its layers' names are those of the public checkpoints."""
@@ -40,6 +38,11 @@ class Potential(nn.Module):
         return torch.tanh(self.layer_out(hidden))
 
 
+def gradient(y: Tensor, x: Tensor) -> Tensor:
+    """Of the sum of y with respect to x, itself differentiable."""
+    return torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+
+
 class Flow(nn.Module):
     """K potentials and their forces."""
 
@@ -53,14 +56,13 @@ class Flow(nn.Module):
         potential, force = self.MLP_SET[k], self.FORCE_SET[k]
         here, time = z.clone().requires_grad_(), torch.full((1, 1), float(t), dtype=z.dtype, requires_grad=True)
         u = potential(here, time)
-        u_t = torch.autograd.grad(u.sum(), time, **GRADIENT)[0]
-        u_z = torch.autograd.grad(u.sum(), here, **GRADIENT)[0]
-        u_zz = torch.autograd.grad(u_z.sum(), here, **GRADIENT)[0]
+        u_t = gradient(u, time)
+        u_z = gradient(u, here)
+        u_zz = gradient(u_z, here)
         loss = (u_t + 0.5 * u_z.square().mean() + force(here, time).square()).square().mean()
         if t == 1:
             start, zero = z.clone().requires_grad_(), z.new_zeros(1)
-            gradient = torch.autograd.grad(potential(start, zero).sum(), start, **GRADIENT)[0]
-            loss = loss + gradient.square().mean() + force(start, zero).square().mean()
+            loss = loss + gradient(potential(start, zero), start).square().mean() + force(start, zero).square().mean()
         return loss, u_z, u_zz
 
 

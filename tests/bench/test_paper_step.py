@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 
 import pytest
@@ -10,7 +9,8 @@ import torch
 
 from bench import paper_step
 from bench.paper_code import as_ours
-from bench.paper_step import FOLDER, MARKERS, PAGE, PARTS, PaperStep, measure, sentence, with_sentence
+from bench.paper_problem import PaperStep
+from bench.paper_step import FOLDER, MARKERS, PAGE, PARTS, measure, read, sentence, with_sentence
 from ffrl.presets import Preset, find_preset
 
 
@@ -92,8 +92,6 @@ def test_the_sentence_is_counted_from_the_rows() -> None:
 
 
 def test_the_docs_say_what_was_measured() -> None:
-    with (FOLDER / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
     page = PAGE.read_text()
     assert MARKERS[0] in page and MARKERS[1] in page
-    assert with_sentence(page, rows) == page
+    assert with_sentence(page, read(FOLDER)) == page

@@ -66,7 +66,7 @@ def test_numbers_of_parameters_are_the_papers(
 def test_convolutions_are_torchs(
     kind: type[Autoencoder], arguments: tuple[object, ...], image_shape: tuple[int, int, int]
 ) -> None:
-    """Values and gradients, weights channels last or not; checkpoints have the names of torch's layers."""
+    """Values and gradients, of torch's own layers on the same weights."""
     torch.manual_seed(0)
     coder = kind(*arguments, image_shape)  # type: ignore[arg-type]
     plain = copy.deepcopy(coder)

@@ -4,7 +4,7 @@ In both the image shrinks by strided convolutions and then in one convolution of
 decoder goes the same way back. ReLU between, and none before the linear heads.
 
 Images and weights lie channels last in memory, and what makes one pixel of an image, or an image of one pixel, is a
-matrix product: on a CPU both are faster than what torch does by itself (docs/training.md).
+matrix product: on a CPU both are faster (docs/performance.md).
 """
 
 import torch
