@@ -52,7 +52,7 @@ def test_unknown_preset_names_those_that_exist() -> None:
 
 
 def test_unknown_settings_in_a_file_are_named() -> None:
-    with pytest.raises(UserError, match=r"unknown settings \['extra'\]"):
+    with pytest.raises(UserError, match=r"found unknown \['extra'\]"):
         Preset.from_dict({**Preset().to_dict(), "extra": 1})
 
 
