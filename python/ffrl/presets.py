@@ -99,24 +99,22 @@ class Preset:
                 self._require(name, math.isfinite(getattr(self, name)), "a finite number")
         at_least_one = ("latent_dim", "conv_width", "potential_width", "potential_depth", "density_directions")
         for name in (*at_least_one, "classifier_width", "substeps", "batch_size", "random_frames"):
-            self._require(name, 1 <= getattr(self, name) <= LARGEST_SIZE, f"1 to {LARGEST_SIZE:,}")
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+            self._require(name, getattr(self, name) <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
         for name in ("ema_every", "iterations"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("collocation_points", 0 <= self.collocation_points <= LARGEST_SIZE, f"0 to {LARGEST_SIZE:,}")
+        self._require("collocation_points", self.collocation_points >= 0, "at least 0")
+        self._require("collocation_points", self.collocation_points <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("temperature_start", "temperature_end"):
             self._require(name, getattr(self, name) > 0, "above 0")
         self._require("random_start", 0 <= self.random_start <= 1, "a probability")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
-        widths = self.hidden
-        self._require(
-            "hidden",
-            len(widths) > 0 and min(widths) >= 1 and max(widths) <= LARGEST_SIZE,
-            f"widths of 1 to {LARGEST_SIZE:,}",
-        )
+        self._require("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "widths of at least 1")
+        self._require("hidden", max(self.hidden) <= LARGEST_SIZE, f"widths of at most {LARGEST_SIZE:,}")
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal:
                 self._require(name, getattr(self, name) in get_args(kind), " or ".join(get_args(kind)))
@@ -263,5 +261,5 @@ def _parse(name: str, text: str, kind: Any) -> Any:
             return tuple(get_args(kind)[0](part) for part in text.split(","))
         return kind(text)
     except (KeyError, ValueError):
-        expected = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "numbers, like 512,256")
         raise UserError(f"--set {name}: expected {expected}, found {text!r}") from None

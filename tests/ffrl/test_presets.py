@@ -27,7 +27,7 @@ def test_presets_survive_json_names(name: str) -> None:
     [
         ("batch=96", "expected NAME=VALUE with NAME in autoencoder, latent_dim"),
         ("batch_size", "expected NAME=VALUE"),
-        ("batch_size=many", "--set batch_size: expected int, found 'many'"),
+        ("batch_size=many", "--set batch_size: expected a whole number, found 'many'"),
         ("batch_size=0", "batch_size: expected at least 1, found 0"),
         ("autoencoder=convnet", "autoencoder: expected mlp or conv or conv_large, found 'convnet'"),
         ("likelihood=laplace", "likelihood: expected bernoulli or normal, found 'laplace'"),
