@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from ffrl.errors import UserError
 from ffrl.experiments.command import experiment
 from ffrl.files import write_json
 from ffrl.matching import match
-from ffrl.measurement import Request, measure, summarise_runs, write_measurement
+from ffrl.measurement import Request, measure, require_comparable, summarise_runs, write_measurement
 from ffrl.metrics.summary import as_json, as_table
 from ffrl.options import RunArgument, ThreadsOption, use_threads
 from ffrl.presets import PRESETS, find_preset
@@ -26,12 +26,12 @@ from ffrl.training.processes import connect
 from ffrl.traversal import draw_traversals
 
 USER_ERROR_EXIT_CODE = 2
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 INTERRUPTED_EXIT_CODE = 130
 
 app = typer.Typer(
     name="ffrl",
     help="Flow Factorized Representation Learning: train, evaluate and look at latent flows.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -63,7 +63,8 @@ def train(
         str | None, typer.Option(help="32-true or bf16-mixed, of the autoencoder's products. Default: 32-true.")
     ] = None,
     accumulate: Annotated[
-        int | None, typer.Option(min=1, help="How many batches make one step. Default: 1.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=100_000, help="How many batches make one step. Default: 1.", show_default=False),
     ] = None,
     checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds from one checkpoint to the next.")] = 60.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
@@ -88,21 +89,21 @@ def train(
                 f"--resume: expected {config.processes} processes, as the run has, found {fabric.world_size}"
             )
     else:
-        fabric = connect(device, precision or "32-true")
+        precision = "32-true" if precision is None else precision
+        fabric = connect(device, precision)
         # Everyone looks before anyone writes.
         fabric.barrier()
         if (out / CONFIG_NAME).exists() or has_checkpoint(out):
             raise UserError(f"--out {out}: expected a new folder, found a run; use --resume or another folder")
         config, loaded = _new_run(preset, data, root, iterations, minutes, processor_time, seed, set_ or [])
-        config = replace(
-            config, accumulate=accumulate or 1, processes=fabric.world_size, precision=precision or "32-true"
-        )
+        config = replace(config, accumulate=accumulate or 1, processes=fabric.world_size, precision=precision)
         fabric.barrier()
-        if fabric.is_global_zero:
-            config.save(out)
     trainer = Trainer(
         config.preset, config.budget, loaded, out, config.seed, fabric, config.accumulate, checkpoint_every
     )
+    # Only now, when nothing about the settings can be wrong any more.
+    if not resume and fabric.is_global_zero:
+        config.save(out)
     start = f", from iteration {trainer.iteration}" if trainer.iteration else ""
     several = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
 
@@ -145,7 +146,10 @@ def evaluate(
     use_threads(threads)
     if len(runs) == 1 and summary is not None:
         raise UserError("--summary: expected several runs, found one")
+    if summary is not None and summary.is_dir():
+        raise UserError(f"--summary {summary}: expected a file, found a folder")
     request = Request(sequences, _numbers("--samples", samples), bound_sequences, disentanglement)
+    require_comparable(runs)
     console = Console()
     measurements = []
     for run in runs:
@@ -201,13 +205,27 @@ app.command()(study)
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; arguments: default those of the process. Always ends by SystemExit.
 
-    What the user can mend ends with one line on stderr and exit code 2.
+    What the user can mend ends with one line on stderr and exit code 2. No argument at all asks for the help.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments)
+        # Not standalone: there Typer frames what is wrong with the arguments, over several lines.
+        code = app(given or ["--help"], prog_name="ffrl", standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(error.format_message())
     except (UserError, OSError) as error:
-        typer.echo(f"ffrl: {error}", err=True)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and _NO_MEMORY not in str(error):
+            raise
+        _fail(f"expected sizes that fit into memory, found larger ones ({error or 'out of memory'})")
+    sys.exit(code)
+
+
+def _fail(message: str) -> NoReturn:
+    # Messages of libraries may have several lines.
+    typer.echo(f"ffrl: {' '.join(line.strip() for line in message.splitlines())}", err=True)
+    sys.exit(USER_ERROR_EXIT_CODE)
 
 
 def _new_run(
@@ -220,13 +238,13 @@ def _new_run(
     seed: int | None,
     changes: list[str],
 ) -> tuple[RunConfig, Dataset]:
-    chosen = find_preset(preset or "quickstart").override(changes)
+    chosen = find_preset("quickstart" if preset is None else preset).override(changes)
     if iterations is not None and minutes is not None:
         raise UserError("--iterations and --minutes: expected one of the two, found both")
     if iterations is None and minutes is None:
         iterations = chosen.iterations
     budget = Budget(iterations, minutes, processor_time)
-    data = data or "digits"
+    data = "digits" if data is None else data
     loaded = find_dataset(data, root)
     chosen.require_fit(loaded)
     config = RunConfig(

@@ -156,18 +156,24 @@ def write_measurement(run: Path, measurement: Measurement) -> Path:
     return path
 
 
-def summarise_runs(measurements: Sequence[Measurement]) -> Summary:
-    """Means and standard deviations over runs that differ in their seeds alone.
-
-    UserError: they differ in something else that decides the numbers.
-    """
-    first = _settings(measurements[0].config)
-    for measurement in measurements[1:]:
-        other = _settings(measurement.config)
+def require_comparable(runs: Sequence[Path]) -> None:
+    """UserError, before anything is measured: no run, a seed twice, or settings that differ beside the seeds."""
+    configs = [RunConfig.load(run) for run in runs]
+    first = _settings(configs[0])
+    for config in configs[1:]:
+        other = _settings(config)
         differing = sorted(name for name in first if first[name] != other[name])
         if differing:
             found = ", ".join(f"{name} {first[name]} and {other[name]}" for name in differing)
             raise UserError(f"evaluate: expected runs that differ in their seeds alone, found {found}")
+    seeds = [config.seed for config in configs]
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise UserError(f"evaluate: expected each seed once, found seed {seed} {seeds.count(seed)} times")
+
+
+def summarise_runs(measurements: Sequence[Measurement]) -> Summary:
+    """Means and standard deviations over runs that `require_comparable` lets pass."""
     return summarise(
         [
             SeedResult(measurement.config.seed, measurement.config.data_checksum, measurement.values())

@@ -8,7 +8,7 @@ import typer
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that ffrl train wrote.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads. Default: what PyTorch chooses.", show_default=False)
+    int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: what PyTorch chooses.", show_default=False)
 ]
 
 

@@ -1,14 +1,18 @@
 """Presets: every number that decides a training run, in one frozen dataclass."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ffrl.data.dataset import Dataset
 from ffrl.errors import UserError
+from ffrl.kinds import require_kinds
 
 CONV_SIDES = {"conv": (4, 64), "conv_large": (16, 128)}
 """By how much the strided convolutions of an autoencoder shrink an image, and the largest side that it is for."""
+LARGEST_SIZE = 1_000_000
+"""Of a width, a depth or a batch: more is a slip of the finger, and no memory holds it."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,19 @@ class Preset:
     iterations: int = 8_000
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if kind is float:
+                self._require(name, math.isfinite(getattr(self, name)), "a finite number")
         at_least_one = ("latent_dim", "conv_width", "potential_width", "potential_depth", "density_directions")
         for name in (*at_least_one, "classifier_width", "substeps", "batch_size", "random_frames"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+            self._require(name, getattr(self, name) <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
         for name in ("ema_every", "iterations"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("collocation_points", self.collocation_points >= 0, "at least 0")
+        self._require("collocation_points", self.collocation_points <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("temperature_start", "temperature_end"):
@@ -105,6 +114,7 @@ class Preset:
         self._require("random_start", 0 <= self.random_start <= 1, "a probability")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "widths of at least 1")
+        self._require("hidden", max(self.hidden) <= LARGEST_SIZE, f"widths of at most {LARGEST_SIZE:,}")
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal:
                 self._require(name, getattr(self, name) in get_args(kind), " or ".join(get_args(kind)))
@@ -175,11 +185,8 @@ class Preset:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preset":
-        """The preset that `to_dict` described. UserError: unknown or missing names."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            unknown, missing = sorted(set(values) - names), sorted(names - set(values))
-            raise UserError(f"preset: unknown settings {unknown}, missing settings {missing}")
+        """The preset that `to_dict` described. UserError: unknown or missing names, or values of another type."""
+        require_kinds(cls, values)
         return cls(**{**values, "hidden": tuple(values["hidden"])})
 
     def override(self, assignments: list[str]) -> "Preset":
@@ -254,5 +261,5 @@ def _parse(name: str, text: str, kind: Any) -> Any:
             return tuple(get_args(kind)[0](part) for part in text.split(","))
         return kind(text)
     except (KeyError, ValueError):
-        expected = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "numbers, like 512,256")
         raise UserError(f"--set {name}: expected {expected}, found {text!r}") from None

@@ -10,6 +10,7 @@ from typing import Any
 from ffrl.data import Dataset, SequenceFormat, find_dataset
 from ffrl.errors import UserError
 from ffrl.files import read_json, write_json
+from ffrl.kinds import require_kinds
 from ffrl.models import FlowModel
 from ffrl.presets import Preset
 from ffrl.training.budget import Budget
@@ -41,6 +42,11 @@ class RunConfig:
     processes: int = 1
     precision: str = "32-true"
 
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("accumulate", 1), ("processes", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+
     def save(self, run: Path) -> None:
         """Write config.json into the folder `run`."""
         write_json(run / CONFIG_NAME, asdict(self))
@@ -52,14 +58,13 @@ class RunConfig:
         if not path.is_file():
             raise UserError(f"{run}: expected a run with a {CONFIG_NAME}, found none")
         values = read_json(path)
-        expected = set(cls.__dataclass_fields__)
-        if set(values) != expected:
-            raise UserError(f"{path}: expected {sorted(expected)}, found {sorted(values)}")
         try:
+            require_kinds(cls, values)
+            require_kinds(Budget, values["budget"])
             preset, budget = Preset.from_dict(values["preset"]), Budget(**values["budget"])
-        except (TypeError, UserError) as error:
+            return cls(**{**values, "preset": preset, "budget": budget})
+        except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        return cls(**{**values, "preset": preset, "budget": budget})
 
     def load_data(self) -> Dataset:
         """The data of this run. UserError: they are not those that the run was started with."""
@@ -95,10 +100,8 @@ def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tup
     """
     checkpoint = load_checkpoint(run)
     model = FlowModel(config.preset, sequences)
-    try:
-        model.load_state_dict(checkpoint.part("average"))
-    except RuntimeError as error:
-        raise UserError(f"{run}: expected weights of the run's preset, found others ({error})") from None
+    checkpoint.require_shapes(run, "average", model.state_dict())
+    model.load_state_dict(checkpoint.part("average"))
     return model.eval().requires_grad_(False), checkpoint.iteration
 
 

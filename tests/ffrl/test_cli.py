@@ -1,6 +1,7 @@
 """The commands from end to end with a tiny model, and how they end when the user errs."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -117,6 +118,19 @@ def test_mnist_files(tmp_path: Path, mnist_root: Callable[..., Path], capsys: py
             "batch_size: expected at least 3, a row for each transformation of digits",
         ),
         (("train", "--resume"), "expected a run with a config.json, found none"),
+        (("--loud",), "No such option: --loud"),
+        (("dream",), "No such command 'dream'"),
+        (("train", "--seed", "-1"), "Invalid value for '--seed'"),
+        (("train", "--iterations", "many"), "Invalid value for '--iterations'"),
+        (("train", "--threads", "1000000"), "Invalid value for '--threads'"),
+        (("experiment", "evolution"), "Missing argument 'RUN'"),
+        (("train", "--data", ""), "--data: expected one of digits"),
+        (("train", "--preset", ""), "--preset: expected quickstart or"),
+        (("train", "--precision", ""), "--precision: expected 32-true or bf16-mixed, found ''"),
+        (("train", "--set", "hj_weight=inf"), "hj_weight: expected a finite number, found inf"),
+        (("train", "--set", "beta=nan"), "beta: expected a finite number, found nan"),
+        (("train", "--set", "hidden=16,,8"), "--set hidden: expected numbers, like 512,256, found '16,,8'"),
+        (("train", "--set", "latent_dim=1000000000000"), "latent_dim: expected at most 1,000,000"),
         (("evaluate", "nowhere"), "nowhere: expected a run with a config.json, found none"),
         (("traverse", "nowhere"), "nowhere: expected a run with a config.json, found none"),
     ],
@@ -131,8 +145,27 @@ def test_user_errors_are_one_line_and_code_2(
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 2
     error = capsys.readouterr().err
-    assert message in error
-    assert len(error.strip().splitlines()) == 1
+    assert error.startswith("ffrl: ") and message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_argument_asks_for_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    assert "Usage: ffrl [OPTIONS] COMMAND" in capsys.readouterr().out
+
+
+def test_a_model_that_no_memory_holds_leaves_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    # Address space for PyTorch, not for 3·10¹¹ weights, whatever the machine would promise.
+    resource.setrlimit(resource.RLIMIT_AS, (2**38, limits[1]))
+    try:
+        sizes = ["--set", "latent_dim=300000", "--set", "potential_width=1000000"]
+        assert run("train", "--out", tmp_path / "run", *TINY, *sizes) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    error = capsys.readouterr().err
+    assert "expected sizes that fit into memory" in error and len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -27,7 +27,7 @@ def test_presets_survive_json_names(name: str) -> None:
     [
         ("batch=96", "expected NAME=VALUE with NAME in autoencoder, latent_dim"),
         ("batch_size", "expected NAME=VALUE"),
-        ("batch_size=many", "--set batch_size: expected int, found 'many'"),
+        ("batch_size=many", "--set batch_size: expected a whole number, found 'many'"),
         ("batch_size=0", "batch_size: expected at least 1, found 0"),
         ("autoencoder=convnet", "autoencoder: expected mlp or conv or conv_large, found 'convnet'"),
         ("likelihood=laplace", "likelihood: expected bernoulli or normal, found 'laplace'"),
@@ -52,7 +52,7 @@ def test_unknown_preset_names_those_that_exist() -> None:
 
 
 def test_unknown_settings_in_a_file_are_named() -> None:
-    with pytest.raises(UserError, match=r"unknown settings \['extra'\]"):
+    with pytest.raises(UserError, match=r"found unknown \['extra'\]"):
         Preset.from_dict({**Preset().to_dict(), "extra": 1})
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import math
 import os
@@ -335,6 +336,15 @@ def test_an_axis_is_logarithmic_where_values_span_decades() -> None:
     assert not Axis.over([100.0, 300.0]).logarithmic
 
 
+def _noise(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 50).save(file, kind)
+    return file.getvalue()
+
+
+PNG, GIF = _noise("PNG"), _noise("GIF")
+
+
 def _damage(folder: Path, name: str, content: bytes) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
@@ -351,6 +361,8 @@ def _damage(folder: Path, name: str, content: bytes) -> None:
         ("experiments/e/deeper.json", b"[" * 100_000, "expected JSON, found something else"),
         ("experiments/e/p.gif", b"<svg>", "expected a PNG or GIF picture, found something else"),
         ("traversal/p.png", b"\x89PNG", "expected a PNG or GIF picture, found something else"),
+        ("traversal/p.png", PNG[: len(PNG) // 2], "expected a whole picture, found a damaged one"),
+        ("experiments/e/p.gif", GIF[: len(GIF) // 2], "expected a whole picture, found a damaged one"),
         ("log.csv", b"", "expected a header and rows, found no whole line"),
         ("log.csv", b"a,a\n1,2\n", "expected each column once, found ['a', 'a']"),
         ("log.csv", b"a,b\n1\n", "row 1: expected 2 values, found 1"),

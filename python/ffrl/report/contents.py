@@ -1,12 +1,14 @@
 """What a run folder holds, read for the report."""
 
 import base64
+import io
 import json
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ffrl.errors import UserError
 from ffrl.report.log_file import Log, parse_log
@@ -102,12 +104,15 @@ def _read_pictures(folder: Path) -> tuple[Picture, ...]:
 
 def _read_picture(path: Path, name: str) -> Picture:
     data = _read_bytes(path)
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
-        kind, (width, height) = "png", struct.unpack(">II", data[16:24])
-    elif data.startswith((b"GIF87a", b"GIF89a")) and len(data) >= 10:
-        kind, (width, height) = "gif", struct.unpack("<HH", data[6:10])
-    else:
-        raise UserError(f"{path}: expected a PNG or GIF picture, found something else")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "GIF")) as image:
+            kind, (width, height) = str(image.format).lower(), image.size
+            for frame in ImageSequence.Iterator(image):
+                frame.load()
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: expected a PNG or GIF picture, found something else") from None
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: expected a whole picture, found a damaged one ({error})") from None
     return Picture(name, f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", width, height)
 
 

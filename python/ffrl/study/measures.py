@@ -11,8 +11,10 @@ import torch
 
 from ffrl.composition import Composition, composition
 from ffrl.density import volume_changes
+from ffrl.errors import UserError
 from ffrl.evaluation import EquivarianceError
 from ffrl.files import read_json, write_json
+from ffrl.kinds import require_kinds
 from ffrl.matching import match
 from ffrl.residuals import path_residuals
 from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
@@ -49,10 +51,18 @@ class StudyMeasures:
 
     @classmethod
     def load(cls, run: Path) -> "StudyMeasures | None":
-        """From the folder `run`; None: not measured, or by a version that measured other things. UserError: no JSON."""
+        """From the folder `run`; None: not measured, or by a version that measured other things. UserError: no JSON, or
+        values of another type.
+        """
         path = run / FILE_NAME
         values = read_json(path) if path.exists() else {}
-        return cls(**values) if values.keys() == {field.name for field in fields(cls)} else None
+        if values.keys() != {field.name for field in fields(cls)}:
+            return None
+        try:
+            require_kinds(cls, values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        return cls(**values)
 
 
 def measure(run: Path, count: int) -> StudyMeasures:

@@ -5,6 +5,8 @@ checkpoint.json replaced, so a run killed at any moment leaves a checkpoint.json
 """
 
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,18 @@ class Checkpoint:
         """The tensors of one part, without its prefix."""
         prefix = f"{name}/"
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+    def require_shapes(self, run: Path, name: str, expected: Mapping[str, Tensor]) -> None:
+        """UserError, which names the folder `run`, unless the part `name` has tensors of the names and shapes of
+        `expected`.
+        """
+        found = self.part(name)
+        for key in sorted(expected.keys() | found.keys()):
+            there, asked = (str(tuple(of[key].shape)) if key in of else "none" for of in (found, expected))
+            if there != asked:
+                raise UserError(
+                    f"{run}: expected a checkpoint of the run's settings, {asked} for {name}/{key}, found {there}"
+                )
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -69,7 +83,7 @@ def read_progress(run: Path) -> tuple[int, float] | None:
     if not has_checkpoint(run):
         return None
     index = _read_index(run)
-    return int(index["iteration"]), float(index["seconds"])
+    return index["iteration"], float(index["seconds"])
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
@@ -86,7 +100,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         tensors = load(raw)
     except SafetensorError as error:
         raise UserError(f"{path}: expected a safetensors file, found something else ({error})") from None
-    return Checkpoint(tensors, int(index["iteration"]), float(index["seconds"]))
+    return Checkpoint(tensors, index["iteration"], float(index["seconds"]))
 
 
 def _read_index(run: Path) -> dict[str, Any]:
@@ -96,6 +110,13 @@ def _read_index(run: Path) -> dict[str, Any]:
     index = read_json(path)
     missing = {"format", "file", "sha256", "iteration", "seconds"} - index.keys()
     if missing or index["format"] != FORMAT:
-        found = f"no {', '.join(sorted(missing))}" if missing else f"format {index['format']}"
+        found = f"no {', '.join(sorted(missing))}" if missing else f"format {index['format']!r}"
         raise UserError(f"{path}: expected a checkpoint of format {FORMAT}, found {found}")
+    file, iteration, seconds = index["file"], index["iteration"], index["seconds"]
+    if not (isinstance(file, str) and file and Path(file).name == file):
+        raise UserError(f"{path}: file: expected the name of a file beside it, found {file!r}")
+    if type(iteration) is not int or iteration < 0:
+        raise UserError(f"{path}: iteration: expected a whole number from 0 on, found {iteration!r}")
+    if type(seconds) not in (int, float) or not (math.isfinite(seconds) and seconds >= 0):
+        raise UserError(f"{path}: seconds: expected a number from 0 on, found {seconds!r}")
     return index

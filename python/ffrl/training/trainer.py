@@ -208,16 +208,31 @@ class Trainer:
         save_checkpoint(self.run, Checkpoint(tensors, self.iteration, self.seconds))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        checkpoint.require_shapes(self.run, "model", self.model.state_dict())
+        checkpoint.require_shapes(self.run, "average", self.average.state_dict())
         self.model.load_state_dict(checkpoint.part("model"))
         self.average.load_state_dict(checkpoint.part("average"))
-        self.sampler.load_state_dict(checkpoint.part("sampler"))
-        state: dict[int, dict[str, Tensor]] = {}
-        parameters = self.optimizer.param_groups[0]["params"]
-        for name, value in checkpoint.part("optimizer").items():
-            number, key = name.split("/")
-            state.setdefault(int(number), {})[key] = _laid_out_as(parameters[int(number)], value)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        try:
+            self.sampler.load_state_dict(checkpoint.part("sampler"))
+            self._restore_optimizer(checkpoint.part("optimizer"))
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.run}: expected a checkpoint of the run's settings, found other states of the sampler or the "
+                f"optimizer ({error})"
+            ) from None
         self.iteration, self.seconds = checkpoint.iteration, checkpoint.seconds
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        parameters = self.optimizer.param_groups[0]["params"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            number, key = name.split("/")
+            parameter = parameters[int(number)]
+            # Fused Adam does not look at the shapes of its moments.
+            if value.shape != (torch.Size() if key == "step" else parameter.shape):
+                raise ValueError(f"{name}: found shape {tuple(value.shape)}")
+            state.setdefault(int(number), {})[key] = _laid_out_as(parameter, value)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         state = self.optimizer.state_dict()["state"]
