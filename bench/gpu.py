@@ -27,10 +27,11 @@ from bench.gpu_speed import PRECISIONS, WORKS, Rates, Row, measure, sizes_in_ord
 from bench.report import write_table
 
 ROOT = Path(__file__).parents[1]
-TESTS = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu")
+# -P: this folder must not hide the installed package.
+TESTS = (sys.executable, "-P", "-m", "pytest", "-q", "-m", "gpu", "tests/gpu")
 #: The tests that compute-sanitizer can go through in a minute.
 FEW = (*TESTS, "-k", "small")
-TRAIN = (sys.executable, "-m", "ffrl", "train", "--preset", "quickstart", "--device", "cuda", "--minutes", "0.5")
+TRAIN = (sys.executable, "-P", "-m", "ffrl", "train", "--device", "cuda", "--minutes", "0.5")
 #: Shares of the time for the tests, each tool of compute-sanitizer, and the training with its start.
 _FOR_TESTS, _FOR_SANITIZER, _FOR_TRAINING = 0.35, 0.1, 0.1
 #: A block of torch's own allocator would hide an access beyond a tensor.
