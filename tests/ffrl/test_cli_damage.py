@@ -184,3 +184,25 @@ def test_what_runs_are_summed_up_is_looked_at_first(
     assert "expected a file, found a folder" in capsys.readouterr().err
     assert run("evaluate", trained, "--samples", "100000000000000000000") == 2
     assert "--samples: expected at most 1,000,000, found 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "command"),
+    [
+        ("ffrl.bounds.sequence_bounds", ("evaluate", "--sequences", "2")),
+        ("ffrl.experiments.conduct.write_json", ("experiment", "evolution", "--sequences", "1")),
+        ("PIL.Image.Image.save", ("traverse", "--sequences", "1")),
+    ],
+)
+def test_ctrl_c_leaves_whole_files_alone(
+    copy: Path, where: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It arrives where the results are about to be written."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    assert run(*command, copy) == 130
+    new = {path.name for path in copy.rglob("*") if path.is_file()} - {"config.json", "checkpoint.json", "log.csv"}
+    assert not [name for name in new if not name.endswith((".safetensors", ".png", ".gif")) or name.startswith(".")]
