@@ -47,9 +47,9 @@ def train(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, if it has any.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Budget in iterations. Default: the preset's.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training instead.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training time instead.")] = None,
     processor_time: Annotated[
-        bool, typer.Option("--processor-time", help="Minutes that the processors worked, of all threads together.")
+        bool, typer.Option("--processor-time", help="Count the minutes of processor time, of all threads together.")
     ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, batches and noise. Default: 0.")
@@ -121,7 +121,7 @@ def train(
 
 @app.command()
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that ffrl train wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that ffrl train wrote.")],
     sequences: Annotated[
         int, typer.Option(min=1, help="At most so many held-out sequences of each transformation.")
     ] = 1_000,
@@ -150,6 +150,10 @@ def evaluate(
         raise UserError(f"--summary {summary}: expected a file, found a folder")
     request = Request(sequences, _numbers("--samples", samples), bound_sequences, disentanglement)
     require_comparable(runs)
+    summary = runs[0].parent / "summary.json" if summary is None else summary
+    if len(runs) > 1:
+        # Measuring takes long: what it cannot be written to is better said before.
+        summary.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     measurements = []
     for run in runs:
@@ -163,9 +167,8 @@ def evaluate(
     if len(runs) > 1:
         found = summarise_runs(measurements)
         console.print(as_table(found, f"{len(runs)} runs on {measurements[0].data.name}"))
-        path = runs[0].parent / "summary.json" if summary is None else summary
-        write_json(path, {**as_json(found), "runs": [str(run) for run in runs]})
-        typer.echo(f"wrote {path}")
+        write_json(summary, {**as_json(found), "runs": [str(run) for run in runs]})
+        typer.echo(f"wrote {summary}")
 
 
 @app.command()
@@ -191,7 +194,7 @@ app.command()(experiment)
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that ffrl train wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that ffrl train wrote.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one HTML page about runs: settings, curves, measures, pictures. It needs no network and no other file."""
@@ -213,8 +216,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(given or ["--help"], prog_name="ffrl", standalone_mode=False)
     except typer.TyperException as error:
         _fail(error.format_message())
-    except (UserError, OSError) as error:
+    except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and _NO_MEMORY not in str(error):
             raise

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ffrl.models import FlowModel
 
 FILE_NAME = "evaluation.json"
+MOST_SAMPLES = 1_000_000
+"""Of the bound, which gains a nat with each factor e: more would take days."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Request:
     def __post_init__(self) -> None:
         if not self.samples or min(self.samples) < 1 or sorted(set(self.samples)) != list(self.samples):
             raise UserError(f"--samples: expected increasing numbers from 1 on, found {self.samples}")
+        if self.samples[-1] > MOST_SAMPLES:
+            raise UserError(f"--samples: expected at most {MOST_SAMPLES:,}, found {self.samples[-1]}")
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,11 @@ def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tup
     checkpoint = load_checkpoint(run)
     model = FlowModel(config.preset, sequences)
     checkpoint.require_shapes(run, "average", model.state_dict())
-    model.load_state_dict(checkpoint.part("average"))
+    average = checkpoint.part("average")
+    for name, value in average.items():
+        if not value.isfinite().all():
+            raise UserError(f"{run}: expected finite weights, found NaN or infinity in {name}")
+    model.load_state_dict(average)
     return model.eval().requires_grad_(False), checkpoint.iteration
 
 

@@ -129,6 +129,7 @@ def test_mnist_files(tmp_path: Path, mnist_root: Callable[..., Path], capsys: py
         (("train", "--precision", ""), "--precision: expected 32-true or bf16-mixed, found ''"),
         (("train", "--set", "hj_weight=inf"), "hj_weight: expected a finite number, found inf"),
         (("train", "--set", "beta=nan"), "beta: expected a finite number, found nan"),
+        (("train", "--accumulate", "100000"), "accumulate: expected at most 1,000,000 rows a step, found 4,800,000"),
         (("train", "--set", "hidden=16,,8"), "--set hidden: expected numbers, like 512,256, found '16,,8'"),
         (("train", "--set", "latent_dim=1000000000000"), "latent_dim: expected at most 1,000,000"),
         (("evaluate", "nowhere"), "nowhere: expected a run with a config.json, found none"),

@@ -93,7 +93,7 @@ def change_tensors(run: Path, change: Change) -> None:
         (lambda c: c["preset"].update(hidden=["x"]), "hidden: expected tuple[int, ...], found ['x']"),
         (lambda c: c["preset"].update(beta=float("nan")), "beta: expected a finite number, found nan"),
         (lambda c: c["preset"].update(flow=[1]), "flow: expected potential or velocity, found [1]"),
-        (lambda c: c["preset"].update(latent_dim=5), "expected a checkpoint of the run's settings, (5"),
+        (lambda c: c["preset"].update(latent_dim=5), "expected a checkpoint of the run's settings, (8, 5) for "),
         (lambda c: c["preset"].update(flow="velocity"), "expected a checkpoint of the run's settings, "),
     ],
 )
@@ -157,7 +157,14 @@ def test_weights_that_are_not_numbers(copy: Path, capsys: pytest.CaptureFixture[
                 value.fill_(float("nan"))
 
     change_tensors(copy, spoil)
-    refused(copy, "expected finite ", capsys, "evaluate", "traverse", "experiment")
+    refused(copy, "expected finite weights, found NaN or infinity in ", capsys, "evaluate", "traverse", "experiment")
+
+
+@pytest.mark.parametrize("first", [b"x", b"\xff"])
+def test_a_log_of_something_else(copy: Path, first: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    header, row, *_ = (copy / "log.csv").read_bytes().splitlines()
+    (copy / "log.csv").write_bytes(b"\n".join([header, first + row, b""]))
+    refused(copy, "log.csv: expected ", capsys, "resume")
 
 
 def test_what_runs_are_summed_up_is_looked_at_first(
@@ -175,3 +182,27 @@ def test_what_runs_are_summed_up_is_looked_at_first(
         assert not (trained / "evaluation.json").exists()
     assert run("evaluate", trained, copy, "--summary", copy) == 2
     assert "expected a file, found a folder" in capsys.readouterr().err
+    assert run("evaluate", trained, "--samples", "100000000000000000000") == 2
+    assert "--samples: expected at most 1,000,000, found 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "command"),
+    [
+        ("ffrl.bounds.sequence_bounds", ("evaluate", "--sequences", "2")),
+        ("ffrl.experiments.conduct.write_json", ("experiment", "evolution", "--sequences", "1")),
+        ("PIL.Image.Image.save", ("traverse", "--sequences", "1")),
+    ],
+)
+def test_ctrl_c_leaves_whole_files_alone(
+    copy: Path, where: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It arrives where the results are about to be written."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    assert run(*command, copy) == 130
+    new = {path.name for path in copy.rglob("*") if path.is_file()} - {"config.json", "checkpoint.json", "log.csv"}
+    assert not [name for name in new if not name.endswith((".safetensors", ".png", ".gif")) or name.startswith(".")]

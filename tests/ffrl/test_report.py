@@ -362,6 +362,7 @@ def _damage(folder: Path, name: str, content: bytes) -> None:
         ("experiments/e/p.gif", b"<svg>", "expected a PNG or GIF picture, found something else"),
         ("traversal/p.png", b"\x89PNG", "expected a PNG or GIF picture, found something else"),
         ("traversal/p.png", PNG[: len(PNG) // 2], "expected a whole picture, found a damaged one"),
+        ("traversal/p.png", PNG[:60] + b"abcdef" + PNG[66:], "expected a whole picture, found a damaged one"),
         ("experiments/e/p.gif", GIF[: len(GIF) // 2], "expected a whole picture, found a damaged one"),
         ("log.csv", b"", "expected a header and rows, found no whole line"),
         ("log.csv", b"a,a\n1,2\n", "expected each column once, found ['a', 'a']"),

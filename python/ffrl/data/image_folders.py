@@ -3,6 +3,7 @@
 The sets come with "Semi-Supervised StyleGAN for Disentanglement Learning" (arXiv 2003.03461).
 """
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +94,11 @@ class ImageFolder(FactorImages):
     def _open(self, row: int) -> Image.Image:
         path = self._path(row)
         try:
-            with Image.open(path, formats=("PNG",)) as file:
+            raw = io.BytesIO(path.read_bytes())
+            # Decoding alone does not look at the checksums.
+            with Image.open(raw, formats=("PNG",)) as file:
+                file.verify()
+            with Image.open(raw, formats=("PNG",)) as file:
                 return file.convert("RGB")
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None

@@ -106,6 +106,9 @@ def _read_picture(path: Path, name: str) -> Picture:
     data = _read_bytes(path)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "GIF")) as image:
+            # The checksums of a PNG, which decoding does not look at.
+            image.verify()
+        with Image.open(io.BytesIO(data), formats=("PNG", "GIF")) as image:
             kind, (width, height) = str(image.format).lower(), image.size
             for frame in ImageSequence.Iterator(image):
                 frame.load()

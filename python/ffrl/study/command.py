@@ -20,13 +20,16 @@ INTERRUPTED_EXIT_CODE = 130
 
 def study(
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/study"),
-    minutes: Annotated[float, typer.Option(help="Minutes of training of each run, on one thread.")] = 3.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of training time of each run, on one thread.")] = 3.0,
     processor_time: Annotated[
-        bool, typer.Option("--processor-time", help="As of ffrl train: fair on a machine that does other work too.")
+        bool,
+        typer.Option(
+            "--processor-time", help="Count the minutes of processor time: fair on a machine that does other work too."
+        ),
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, 0 and up, of each variant.")] = 3,
-    data: Annotated[str, typer.Option(help="As of ffrl train.")] = "digits",
-    root: Annotated[Path | None, typer.Option(help="As of ffrl train.")] = None,
+    data: Annotated[str, typer.Option(help="Data set, one of ffrl train's.")] = "digits",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, if it has any.")] = None,
     only: Annotated[
         str | None, typer.Option(metavar="NAME,…", help=f"Only these variants, or flows: {', '.join(FLOWS)}.")
     ] = None,

@@ -54,9 +54,20 @@ class TrainingLog:
 def _rows_until(path: Path, iteration: int) -> list[str]:
     if iteration == 0 or not path.exists():
         return []
-    rows = path.read_text(encoding="utf-8").splitlines()[1:]
+    rows = _text(path).splitlines()[1:]
     # A killed run may leave a part of its last row; it lies beyond the checkpoint, like all that is dropped here.
-    return [row for row in rows if row.count(",") == len(COLUMNS) - 1 and int(row.split(",")[0]) <= iteration]
+    whole = [row for row in rows if row.count(",") == len(COLUMNS) - 1]
+    try:
+        return [row for row in whole if int(row.split(",")[0]) <= iteration]
+    except ValueError as error:
+        raise UserError(f"{path}: expected rows that begin with an iteration, found another ({error})") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected UTF-8 text, found something else ({error})") from None
 
 
 def _summary_writer(run: Path, iteration: int) -> Any:

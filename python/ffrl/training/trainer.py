@@ -14,7 +14,7 @@ from ffrl.errors import UserError
 from ffrl.models import FlowModel
 from ffrl.noise import Noise
 from ffrl.objective import Objective, objective
-from ffrl.presets import Preset
+from ffrl.presets import LARGEST_SIZE, Preset
 from ffrl.training.average import MovingAverage
 from ffrl.training.budget import Budget, learning_rate
 from ffrl.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
@@ -72,6 +72,8 @@ class Trainer:
         self.fabric = connect() if fabric is None else fabric
         self.accumulate = accumulate
         self.checkpoint_every = checkpoint_every
+        if (rows := preset.batch_size * self._shares) > LARGEST_SIZE:
+            raise UserError(f"accumulate: expected at most {LARGEST_SIZE:,} rows a step, found {rows:,}")
         # Forked, so that the caller's random numbers are left as they were.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
