@@ -216,6 +216,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(given or ["--help"], prog_name="ffrl", standalone_mode=False)
     except typer.TyperException as error:
         _fail(error.format_message())
+    except KeyboardInterrupt:
+        # Typer looks after those that come while a command works.
+        code = INTERRUPTED_EXIT_CODE
     except UserError as error:
         _fail(str(error))
     except OSError as error:

@@ -190,14 +190,15 @@ def test_what_runs_are_summed_up_is_looked_at_first(
     ("where", "command"),
     [
         ("ffrl.bounds.sequence_bounds", ("evaluate", "--sequences", "2")),
-        ("ffrl.experiments.conduct.write_json", ("experiment", "evolution", "--sequences", "1")),
+        ("os.replace", ("evaluate", "--sequences", "2", "--samples", "1", "--bound-sequences", "1")),
+        ("os.replace", ("experiment", "orthogonality", "--sequences", "1")),
         ("PIL.Image.Image.save", ("traverse", "--sequences", "1")),
     ],
 )
 def test_ctrl_c_leaves_whole_files_alone(
     copy: Path, where: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It arrives where the results are about to be written."""
+    """It arrives where the results are computed, written, or get their names."""
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

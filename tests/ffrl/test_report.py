@@ -337,8 +337,8 @@ def test_an_axis_is_logarithmic_where_values_span_decades() -> None:
 
 
 def _noise(kind: str) -> bytes:
-    file = io.BytesIO()
-    Image.effect_noise((40, 40), 50).save(file, kind)
+    frames, file = [Image.effect_noise((40, 40), 50) for _ in range(3)], io.BytesIO()
+    frames[0].save(file, kind, **({"save_all": True, "append_images": frames[1:]} if kind == "GIF" else {}))
     return file.getvalue()
 
 
@@ -364,6 +364,7 @@ def _damage(folder: Path, name: str, content: bytes) -> None:
         ("traversal/p.png", PNG[: len(PNG) // 2], "expected a whole picture, found a damaged one"),
         ("traversal/p.png", PNG[:60] + b"abcdef" + PNG[66:], "expected a whole picture, found a damaged one"),
         ("experiments/e/p.gif", GIF[: len(GIF) // 2], "expected a whole picture, found a damaged one"),
+        *(("traversal/p.gif", GIF[:cut], "expected a whole picture, found a damaged") for cut in (20, -1500, -900, -9)),
         ("log.csv", b"", "expected a header and rows, found no whole line"),
         ("log.csv", b"a,a\n1,2\n", "expected each column once, found ['a', 'a']"),
         ("log.csv", b"a,b\n1\n", "row 1: expected 2 values, found 1"),

@@ -5,6 +5,7 @@ The sets come with "Semi-Supervised StyleGAN for Disentanglement Learning" (arXi
 
 import io
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,7 +103,7 @@ class ImageFolder(FactorImages):
                 return file.convert("RGB")
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+        except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError, struct.error) as error:
             raise UserError(f"{path}: expected a whole PNG image, found a damaged one ({error})") from None
 
     def _read(self, row: int) -> Tensor:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,16 @@ def _read_picture(path: Path, name: str) -> Picture:
                 frame.load()
     except UnidentifiedImageError:
         raise UserError(f"{path}: expected a PNG or GIF picture, found something else") from None
-    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+    # What Pillow raises depends on where a file is cut.
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        ValueError,
+        IndexError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise UserError(f"{path}: expected a whole picture, found a damaged one ({error})") from None
     return Picture(name, f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", width, height)
 
