@@ -8,6 +8,8 @@ from ffrl.report.numerals import axis_label, power_of_ten
 
 LARGEST = 1e100
 """Values beyond are left out of a chart: differences of larger ones overflow."""
+SMALLEST = 1e-100
+"""Values nearer to zero count as zero: powers of ten below the smallest floats do not exist."""
 # Of a linear axis over 25-fold values, a 25th part holds all that is near the lowest.
 _FOLD_FOR_LOGARITHM = 25
 _MARGIN = 0.04
@@ -24,7 +26,7 @@ class Axis:
     @classmethod
     def over(cls, values: Sequence[float], may_be_logarithmic: bool = True, margin: float = _MARGIN) -> "Axis":
         """The axis that shows these finite values (at least one), with a margin as a share of their range."""
-        low, high = min(values), max(values)
+        low, high = (0.0 if abs(value) < SMALLEST else value for value in (min(values), max(values)))
         logarithmic = may_be_logarithmic and low > 0 and high / _FOLD_FOR_LOGARITHM >= low
         if logarithmic:
             low, high = math.log10(low), math.log10(high)
