@@ -10,6 +10,9 @@ problems         what is timed: inputs, work, operation counts
 baselines, ours  the code that is timed; ``variants`` names the rows
 timing, memory   how it is timed and weighed; ``environment``: threads, pinning, versions
 run, report      a measured size; the files written
+gpu, gpu_speed   everything that only a GPU can tell: ``python -m bench.gpu``
+kernel_budget    GPU kernels as compiled, against their budget; from ``machine_code``, ``matrix_work`` and ``roofline``
+choose_blocks    block sizes of the Triton kernels by what compiles without spills
 ===============  =================================================================================================
 """
 

@@ -14,7 +14,6 @@ CHIPS = {
     "H100": {"tf32": 494.7e12, "bf16": 989.4e12, "memory": 3.35e12},
     "A100": {"tf32": 156e12, "bf16": 312e12, "memory": 2.039e12},
 }
-_KEPT_ABOVE = 128  # D from which the Triton engine keeps a, c and v for the backward
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,17 @@ class Kernel:
     bytes: Callable[[int, int], float]
 
 
-def _kept(d: int, element: int) -> float:
-    return 3.0 * d * element if d > _KEPT_ABOVE else 0.0
-
-
 KERNELS = (
-    # z in; ∇u, u, ∂_t u and the residual out; four products.
-    Kernel("forward", lambda d: 8.0 * d * d, lambda d, e: 8.0 * d + 12 + _kept(d, e)),
-    # ḡ and z gathered, a, c, v in; seven factors and d_z out, one of them read again; eight products, but for two pairs
-    # of them the weight gradient reads the factors: two reads of each.
-    Kernel("backward of rows (Triton)", lambda d: 8.0 * d * d, lambda d, e: 12.0 * d + (2 + 3 + 8) * d * e),
+    # z and the drive in; ∇u, u, ∂_t u and the residual out; four products.
+    Kernel("forward", lambda d: 8.0 * d * d, lambda d, e: 8.0 * d + 16),
+    # a, c and v out too: of D > 128 in the forward, else once more in the backward.
+    Kernel("forward for a backward (Triton)", lambda d: 8.0 * d * d, lambda d, e: 8.0 * d + 16 + 3 * d * e),
+    # z, the cotangent of ∇u and the residual's share gathered into operands; ḡ, a, c, v in, d_a out and in, six factors
+    # and dL/dz out; four products.
+    Kernel("backward of rows (Triton)", lambda d: 8.0 * d * d, lambda d, e: 24.0 * d + (2 + 4 + 6) * d * e),
+    # Each of the eight factors; four products.
     Kernel("weight gradients", lambda d: 8.0 * d * d, lambda d, e: 8.0 * d * e),
-    # z_i + 1, u and ∂_t u out; z never comes back in.
+    # z_{i+1}, u and ∂_t u out; up to H = 128 z never comes back in.
     Kernel("path, one moment (CUDA)", lambda d: 8.0 * d * d, lambda d, e: 4.0 * d + 8),
 )
 

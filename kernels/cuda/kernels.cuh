@@ -36,11 +36,25 @@ struct KernelsOf {
   }
 
   static cudaError_t chained(const Problem& p, const Plan& plan, const Outputs& out, cudaStream_t stream) {
-    return plan.chained_width == 64 ? chained_at<64>(p, plan, out, stream) : chained_at<128>(p, plan, out, stream);
+    switch (plan.chained_width) {
+      case 64:
+        return chained_at<64>(p, plan, out, stream);
+      case 128:
+        return chained_at<128>(p, plan, out, stream);
+      default:
+        return chained_at<kWidestChain<Bf16>>(p, plan, out, stream);
+    }
   }
 
   static PathSizes path_sizes(const Problem& p, int width, int warps) {
-    return width == 64 ? path_sizes_at<64>(p, warps) : path_sizes_at<128>(p, warps);
+    switch (width) {
+      case 64:
+        return path_sizes_at<64>(p, warps);
+      case 128:
+        return path_sizes_at<128>(p, warps);
+      default:
+        return path_sizes_at<kWidestChain<Bf16>>(p, warps);
+    }
   }
 
   static cudaError_t matrix_gradient(const Problem& p, const Plan& plan, const MatrixGradient& m, cudaStream_t stream) {
@@ -52,12 +66,12 @@ struct KernelsOf {
     return cudaGetLastError();
   }
 
-  static constexpr Kernels kAll{pack, forward, backward, chained, path_sizes, matrix_gradient};
+  static constexpr Kernels kAll{kWidestChain<P>, pack, forward, backward, chained, path_sizes, matrix_gradient};
 
  private:
   template <int kWidth>
   static PathSizes path_sizes_at(const Problem& p, int warps) {
-    if constexpr (kChains<P>) {
+    if constexpr (kWidth <= kWidestChain<P>) {
       const PathMemory<P, kWidth> memory(p);
       return {memory.size(warps), memory.image};
     }
@@ -66,7 +80,7 @@ struct KernelsOf {
 
   template <int kWidth>
   static cudaError_t chained_at(const Problem& p, const Plan& plan, const Outputs& out, cudaStream_t stream) {
-    if constexpr (kChains<P>) {
+    if constexpr (kWidth <= kWidestChain<P>) {
       const dim3 images(32, static_cast<unsigned>(plan.networks));
       const auto pack = &pack_operands_kernel<P, kWidth>;
       FFRL_LAUNCH(pack, images, dim3(kBankThreads), 0, stream, p.potential, p.selected, plan.packed_potential);

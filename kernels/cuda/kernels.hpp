@@ -11,6 +11,7 @@ struct PathSizes {
 };
 
 struct Kernels {
+  int widest_chain;  // units of the widest network whose rows chain products in registers
   cudaError_t (*pack)(const Network& n, int selected, int networks, float* packed, cudaStream_t stream);
   cudaError_t (*forward)(const Problem& p, const Plan& plan, const Outputs& out, int begin, int end,
                          std::int64_t first_tile, cudaStream_t stream);

@@ -67,12 +67,13 @@ void choose_tiles(const Problem& p, Plan& plan) {
 
 /// Whether the kernel that keeps activations in registers serves the problem, and with which plan.
 bool chains(const Problem& p, bool backward, Plan& plan) {
-  if (backward || p.precision == Precision::ieee || p.gates || p.row_times || p.tangent || p.value_only) return false;
+  if (backward || p.gates || p.row_times || p.tangent || p.value_only) return false;
   const bool with_force = p.force.theta != nullptr;
   if (p.potential.depth > 1 || (with_force && p.force.depth > 1)) return false;
   const int width = with_force && p.force.width > p.potential.width ? p.force.width : p.potential.width;
-  if (width > 128) return false;
-  plan.chained_width = width <= 64 ? 64 : 128;
+  const int widest = kernels(p.precision).widest_chain;
+  if (width > widest || (with_force && width > 128)) return false;
+  plan.chained_width = width <= 64 ? 64 : width <= 128 ? 128 : widest;
   const std::int64_t limit = shared_limit();
   plan.tile_rows = 0;
   for (int warps = 1; warps <= 8; ++warps) {

@@ -12,9 +12,14 @@ namespace ffrl::cuda {
 template <class P>
 struct Chained;
 
-/// Whether P has operands that stay in registers: split in two they would not fit.
+/// Units of the widest network whose operands stay in registers and whose weights in shared memory, 227 KB at most; of
+/// ieee, whose operands are split in two, none.
 template <class P>
-inline constexpr bool kChains = P::kPrecision != Precision::ieee;
+inline constexpr int kWidestChain = 0;
+template <>
+inline constexpr int kWidestChain<Tf32> = 128;
+template <>
+inline constexpr int kWidestChain<Bf16> = 232;
 
 template <>
 struct Chained<Tf32> {
@@ -42,8 +47,8 @@ struct Chained<Tf32> {
     }
   }
 
-  /// b[k, n] = w[n0 + n, k0 + k]
-  __device__ __forceinline__ static Weights rows(const Element* w, int pitch, int n0, int k0, int lane) {
+  /// b[k, n] = w[n0 + n, k0 + k]. Widths are whole operands here, so that both halves of one are always there.
+  __device__ __forceinline__ static Weights rows(const Element* w, int pitch, int n0, int k0, int lane, bool) {
     const int g = lane / 4, t = lane % 4;
     const auto pair = [&](int k) { return *reinterpret_cast<const float2*>(w + (n0 + g) * pitch + k0 + k + 2 * t); };
     const float2 x = pair(0), y = pair(8);
@@ -51,7 +56,7 @@ struct Chained<Tf32> {
   }
 
   /// b[k, n] = w[k0 + k, n0 + n]
-  __device__ __forceinline__ static Weights columns(const Element* w, int pitch, int k0, int n0, int lane) {
+  __device__ __forceinline__ static Weights columns(const Element* w, int pitch, int k0, int n0, int lane, bool) {
     const int g = lane / 4, t = lane % 4;
     const auto bits = [&](int k) { return __float_as_uint(w[(k0 + k + 2 * t) * pitch + n0 + g]); };
     return {{{bits(0), bits(1)}, {bits(8), bits(9)}}};
@@ -95,14 +100,16 @@ struct Chained<Bf16> {
     }
   }
 
-  __device__ __forceinline__ static Weights rows(const Element* w, int pitch, int n0, int k0, int lane) {
+  /// Where not `both` halves of the inner indices are there, the second is zero.
+  __device__ __forceinline__ static Weights rows(const Element* w, int pitch, int n0, int k0, int lane, bool both) {
     const auto* const words = reinterpret_cast<const std::uint32_t*>(w + (n0 + lane / 4) * pitch + k0) + lane % 4;
-    return {{words[0], words[4]}};
+    return {{words[0], both ? words[4] : 0}};
   }
 
-  __device__ __forceinline__ static Weights columns(const Element* w, int pitch, int k0, int n0, int lane) {
+  __device__ __forceinline__ static Weights columns(const Element* w, int pitch, int k0, int n0, int lane, bool both) {
     Weights b;
-    ldmatrix_transposed(b.bits, w + (k0 + lane % 16) * pitch + n0);
+    ldmatrix_transposed(b.bits, w + (k0 + lane % (both ? 16 : 8)) * pitch + n0);
+    if (!both) b.bits[1] = 0;
     return b;
   }
 

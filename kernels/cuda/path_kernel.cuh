@@ -1,17 +1,20 @@
-// The forward of narrow networks with the activations in registers: each warp takes sixteen rows through all moments,
-// with the weights of their potential, and of the force where there is one, in shared memory throughout.
+// The forward with the activations in registers: each warp takes sixteen rows through all moments, with the weights of
+// their potential, and of the force where there is one, in shared memory throughout.
+//
+// Beside the weights of the widest networks there is no room for z, nor for a force's.
 #pragma once
 
-#include "tile.cuh"
+#include <type_traits>
+
 #include "warp_network.cuh"
+#include "warp_rows.cuh"
 
 namespace ffrl::cuda {
-
-inline constexpr int kWarpRows = 16;
 
 /// The shared memory of a block, in words.
 template <class P, int kWidth>
 struct PathMemory {
+  using Rows = std::conditional_t<kWidth <= 128, SharedRows, PathRows>;
   int image;  // of the potential and behind it, where there is one, of the force
   int images;
   int z_pitch;
@@ -19,7 +22,7 @@ struct PathMemory {
   __host__ __device__ explicit PathMemory(const Problem& p)
       : image(OperandImage<P, kWidth>(p.potential.dim).size()),
         images(p.force.theta ? 2 : 1),
-        z_pitch(OperandImage<P, kWidth>(p.potential.dim).features + 4) {}
+        z_pitch(Rows::kShared ? OperandImage<P, kWidth>(p.potential.dim).features + 4 : 0) {}
   __host__ __device__ int times_at() const { return images * image; }  // τ, dτ/dt, τ of the force (kWidth,)
   __host__ __device__ int rows_at() const { return times_at() + 3 * kWidth; }
   __host__ __device__ int z_at(int warps) const { return rows_at() + warps * kWarpRows; }
@@ -28,7 +31,7 @@ struct PathMemory {
 
 /// Images of `networks` networks, behind each other.
 template <class P, int kWidth>
-__global__ void pack_operands_kernel(const Network n, int selected, float* packed) {
+__global__ void __launch_bounds__(kBankThreads) pack_operands_kernel(const Network n, int selected, float* packed) {
   using Chain = Chained<P>;
   const OperandImage<P, kWidth> to(n.dim);
   const int network = static_cast<int>(blockIdx.y);
@@ -60,6 +63,7 @@ template <class P, int kWidth>
 __global__ void __launch_bounds__(256, 1) path_kernel(const Problem p, const Plan plan, const Outputs out) {
   FFRL_SHARED(float, memory);
   using Net = WarpNetwork<P, kWidth>;
+  using Rows = typename PathMemory<P, kWidth>::Rows;
   const int threads = static_cast<int>(blockDim.x), warps = threads / 32;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, g = lane / 4;
   const int network = static_cast<int>(blockIdx.y), dim = p.potential.dim;
@@ -84,23 +88,13 @@ __global__ void __launch_bounds__(256, 1) path_kernel(const Problem p, const Pla
       times[place * kWidth + i] = i < n.width ? load_global(from + i) : 0.f;
   };
   int* const row = reinterpret_cast<int*>(memory + at.rows_at()) + warp * kWarpRows;
-  float* const z = memory + at.z_at(warps) + warp * kWarpRows * at.z_pitch;
-  const std::int64_t size = p.rows * dim;
-  const auto store_z = [&](float* to) {
-    for (int r = 0; r < kWarpRows; ++r)
-      for (int d = lane; d < dim; d += 32)
-        if (row[r] >= 0) store_global(to + std::int64_t(row[r]) * dim + d, z[r * at.z_pitch + d]);
-  };
-
   if (lane < kWarpRows) {
     const std::int64_t i = tiles.begin + blockIdx.x * std::int64_t(plan.tile_rows) + warp * kWarpRows + lane;
     row[lane] = i < tiles.end ? (p.order ? load_global(p.order + i) : static_cast<int>(i)) : -1;
   }
   __syncwarp();
-  for (int r = 0; r < kWarpRows; ++r)
-    for (int d = lane; d < at.z_pitch - 4; d += 32)
-      z[r * at.z_pitch + d] = row[r] >= 0 && d < dim ? load_global(p.z + row[r] * p.z_stride + d) : 0.f;
-  if (out.path) store_z(out.path);
+  Rows z(p, out, row, memory + at.z_at(warps) + warp * kWarpRows * at.z_pitch, at.z_pitch);
+  z.begin();
 
   for (int moment = 0; moment < p.moments; ++moment) {
     const bool written = moment % p.substeps == 0;
@@ -112,17 +106,17 @@ __global__ void __launch_bounds__(256, 1) path_kernel(const Problem p, const Pla
 
     Net net{OperandImage<P, kWidth>(dim), memory, nullptr, lane, {}, {}};
     float force[2] = {0, 0};
-    if (p.force.theta && written) {
+    if (Rows::kShared && p.force.theta && written) {
       net.words = memory + at.image;
       net.tau = p.force.tau ? times + 2 * kWidth : nullptr;
-      net.input(z, at.z_pitch);
+      net.input(z);
       net.template hidden<false>(force);
       if (p.force.out_tanh)
         for (float& f : force) f = P::tanh(f);
       net.words = memory;
     }
     net.tau = p.potential.tau ? times : nullptr;
-    net.input(z, at.z_pitch);
+    net.input(z);
     float u[2], slope[2], dt[2], square[2] = {0, 0};
     net.template hidden<true>(u);
 #pragma unroll
@@ -131,15 +125,12 @@ __global__ void __launch_bounds__(256, 1) path_kernel(const Problem p, const Pla
       slope[i] = p.potential.out_tanh ? 1 - u[i] * u[i] : 1.f;
     }
     net.gradient_operand(slope, p.potential.dtau ? times + kWidth : nullptr, dt);
-    // No barrier: an element of z was read by the lane that now writes it.
     net.gradient([&](int i, int d, float x) {
       square[i] += x * x;
-      float& to = z[(g + 8 * i) * at.z_pitch + d];
-      to = out.path ? to + p.step * x : x;
+      z.move(i, d, x);
     });
     Net::sum_over_columns(square);
-    __syncwarp();
-    if (out.path || out.grad) store_z(out.path ? out.path + (moment + 1) * size : out.grad);
+    z.end(moment);
     if (written && lane % 4 == 0)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {

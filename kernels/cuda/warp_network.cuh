@@ -6,17 +6,22 @@
 
 namespace ffrl::cuda {
 
-/// A network's weights padded with zeros to kWidth units and whole tiles of 16 features, as a warp's products want
-/// them: w_in (kWidth, features + pad) and w_hid (kWidth, kWidth + pad) in operand precision, then b_in, b_1, w_out
-/// (kWidth,) and b_out in float32. Sizes are in words.
+/// A network's weights padded with zeros to kWidth units and whole tiles of features, as a warp's products want them:
+/// w_in (kWidth, in_pitch) and w_hid (kWidth, hid_pitch) in operand precision, then b_in, b_1, w_out (kWidth,) and
+/// b_out in float32. Sizes are in words.
 template <class P, int kWidth>
 struct OperandImage {
   using Chain = Chained<P>;
+  /// Operands are of 16 inner indices. A width that is none of them ends with half an operand, so that shared memory
+  /// holds wider weights.
+  static constexpr int kWhole = kWidth % 16 ? 8 : 16;
   int features;
 
-  __host__ __device__ explicit OperandImage(int dim) : features((dim + 15) / 16 * 16) {}
-  __host__ __device__ int in_pitch() const { return features + Chain::kPad; }
-  __host__ __device__ static constexpr int hid_pitch() { return kWidth + Chain::kPad; }
+  __host__ __device__ explicit OperandImage(int dim) : features((dim + kWhole - 1) / kWhole * kWhole) {}
+  /// Half an operand more or less than whole ones keeps the rows that a warp reads at a time in different banks.
+  __host__ __device__ static constexpr int pitch_of(int size) { return size % 16 ? size : size + Chain::kPad; }
+  __host__ __device__ int in_pitch() const { return pitch_of(features); }
+  __host__ __device__ static constexpr int hid_pitch() { return pitch_of(kWidth); }
   __host__ __device__ int hid_at() const { return kWidth * in_pitch() / Chain::kPerWord; }
   __host__ __device__ int vectors_at() const { return hid_at() + kWidth * hid_pitch() / Chain::kPerWord; }
   __host__ __device__ int size() const { return vectors_at() + 3 * kWidth + 4; }
@@ -24,17 +29,18 @@ struct OperandImage {
 
 template <class P, int kWidth>
 struct WarpNetwork {
+  using Image = OperandImage<P, kWidth>;
   using Chain = Chained<P>;
   using Element = typename Chain::Element;
-  static constexpr int kTiles = kWidth / 8;
+  static constexpr int kTiles = kWidth / 8, kOperands = (kWidth + 15) / 16;
 
-  OperandImage<P, kWidth> image;
+  Image image;
   const float* words;  // the image, in shared memory
   const float* tau;    // (kWidth,), in shared memory; null: 0
   int lane;
 
-  typename Chain::Operand s[kWidth / 16];  // a + τ; at last g_a
-  float v[kTiles][4];                      // W_inᵀ z, then v = Wᵀ ĥ
+  typename Chain::Operand s[kOperands];  // a + τ; at last g_a
+  float v[kTiles][4];                    // W_inᵀ z, then v = Wᵀ ĥ
 
   __device__ __forceinline__ const Element* w_in() const { return reinterpret_cast<const Element*>(words); }
   __device__ __forceinline__ const Element* w_hid() const {
@@ -50,6 +56,10 @@ struct WarpNetwork {
   }
   __device__ __forceinline__ static float of(const float2& pair, int e) { return e & 1 ? pair.y : pair.x; }
 
+  /// Whether both halves of the operand that begins at `first` are among `size` indices. Where the second of a
+  /// product's results is not, the first is computed twice: one multiplication for nothing, and no branch.
+  __device__ __forceinline__ static bool both(int first, int size) { return Image::kWhole == 16 || first + 8 < size; }
+
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int j = 0; j < kTiles; ++j)
@@ -57,9 +67,10 @@ struct WarpNetwork {
       for (int e = 0; e < 4; ++e) v[j][e] = 0;
   }
 
-  /// s = tanh(W_in z + b_in) + τ, from z (16, pitch) in shared memory.
-  __device__ __forceinline__ void input(const float* z, int pitch) {
-    const int g = lane / 4, t = lane % 4;
+  /// s = tanh(W_in z + b_in) + τ. z(i, d): column d of row g (i = 0) or g + 8 (i = 1), 0 past the last.
+  template <class Z>
+  __device__ __forceinline__ void input(const Z& z) {
+    const int t = lane % 4;
     clear();
 #pragma unroll 1
     for (int k = 0; k < image.features; k += 16) {
@@ -67,18 +78,23 @@ struct WarpNetwork {
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) tile[half][e] = z[(g + 8 * (e >> 1)) * pitch + k + 8 * half + 2 * t + (e & 1)];
+        for (int e = 0; e < 4; ++e) tile[half][e] = z(e >> 1, k + 8 * half + 2 * t + (e & 1));
       const auto operand = Chain::pack(tile[0], tile[1]);
 #pragma unroll
       for (int j = 0; j < kTiles; ++j)
-        Chain::multiply_add(v[j], operand, Chain::rows(w_in(), image.in_pitch(), 8 * j, k, lane));
+        Chain::multiply_add(v[j], operand,
+                            Chain::rows(w_in(), image.in_pitch(), 8 * j, k, lane, both(k, image.features)));
     }
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
       const float2 b = vector(0, 8 * j + 2 * t), add = tau_at(8 * j + 2 * t);
 #pragma unroll
       for (int e = 0; e < 4; ++e) v[j][e] = P::tanh(v[j][e] + of(b, e)) + of(add, e);
-      if (j % 2 == 1) s[j / 2] = Chain::pack(v[j - 1], v[j]);
+      constexpr float kNothing[4] = {};
+      if (j % 2 == 1)
+        s[j / 2] = Chain::pack(v[j - 1], v[j]);
+      else if (j + 1 == kTiles)
+        s[j / 2] = Chain::pack(v[j], kNothing);
     }
   }
 
@@ -92,15 +108,18 @@ struct WarpNetwork {
 #pragma unroll 1
     for (int n = 0; n < kWidth; n += 16) {
       float c[2][4] = {};
+      const bool second = both(n, kWidth);
 #pragma unroll
-      for (int k = 0; k < kWidth / 16; ++k)
+      for (int k = 0; k < kOperands; ++k)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          Chain::multiply_add(c[half], s[k], Chain::rows(w_hid(), image.hid_pitch(), n + 8 * half, 16 * k, lane));
+          Chain::multiply_add(
+              c[half], s[k],
+              Chain::rows(w_hid(), image.hid_pitch(), n + (second ? 8 * half : 0), 16 * k, lane, both(16 * k, kWidth)));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int at = n + 8 * half + 2 * t;
-        const float2 b = vector(1, at), w = vector(2, at);
+        const int at = n + (second ? 8 * half : 0) + 2 * t;
+        const float2 b = vector(1, at), w = half == 0 || second ? vector(2, at) : float2{0, 0};
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const float x = P::tanh(c[half][e] + of(b, e));
@@ -112,7 +131,7 @@ struct WarpNetwork {
       const auto hat = Chain::pack(c[0], c[1]);
 #pragma unroll
       for (int j = 0; j < kTiles; ++j)
-        Chain::multiply_add(v[j], hat, Chain::columns(w_hid(), image.hid_pitch(), n, 8 * j, lane));
+        Chain::multiply_add(v[j], hat, Chain::columns(w_hid(), image.hid_pitch(), n, 8 * j, lane, second));
     }
     sum_over_columns(o);
     o[0] += b_out();
@@ -124,11 +143,12 @@ struct WarpNetwork {
     const int t = lane % 4;
     dt[0] = dt[1] = 0;
 #pragma unroll
-    for (int j = 0; j < kWidth / 16; ++j) {
+    for (int j = 0; j < kOperands; ++j) {
       float a[2][4];
       Chain::unpack(s[j], a[0], a[1]);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        if (2 * j + half >= kTiles) continue;  // zero before, zero now
         const int at = 16 * j + 8 * half + 2 * t;
         const float2 subtract = tau_at(at);
         const float2 rate = dtau ? *reinterpret_cast<const float2*>(dtau + at) : float2{0, 0};
@@ -151,15 +171,19 @@ struct WarpNetwork {
 #pragma unroll 1
     for (int d = 0; d < image.features; d += 16) {
       float sum[2][4] = {};
+      const bool second = both(d, image.features);
 #pragma unroll
-      for (int k = 0; k < kWidth / 16; ++k)
+      for (int k = 0; k < kOperands; ++k)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          Chain::multiply_add(sum[half], s[k], Chain::columns(w_in(), image.in_pitch(), 16 * k, d + 8 * half, lane));
+          Chain::multiply_add(sum[half], s[k],
+                              Chain::columns(w_in(), image.in_pitch(), 16 * k, d + (second ? 8 * half : 0), lane,
+                                             both(16 * k, kWidth)));
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) to(e >> 1, d + 8 * half + 2 * t + (e & 1), sum[half][e]);
+        for (int e = 0; e < 4; ++e)
+          if (half == 0 || second) to(e >> 1, d + 8 * half + 2 * t + (e & 1), sum[half][e]);
     }
   }
 

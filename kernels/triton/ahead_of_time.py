@@ -25,13 +25,16 @@ _ALL = Wanted()
 
 
 def variants(
-    architecture: int, sizes: Iterable[int] = SIZES, precisions: Iterable[Precision] = tuple(Precision)
+    architecture: int,
+    sizes: Iterable[int] = SIZES,
+    precisions: Iterable[Precision] = tuple(Precision),
+    dtypes: Iterable[torch.dtype] = (torch.float32, torch.bfloat16),
 ) -> list[Variant]:
-    """The distinct variants in the order of their first launch; those of bf16 for tensors of float32 and bfloat16."""
+    """The distinct variants for tensors of ``dtypes`` (bfloat16: in bf16 alone), in the order of their first launch."""
     found: dict[Variant, None] = {}
     engine = TritonEngine(architecture, launch=lambda launch: found.setdefault(variant_of(launch)))
-    for precision, size in itertools.product(precisions, sizes):
-        for rows in _calls(size, precision):
+    for precision, size, dtype in itertools.product(precisions, sizes, dtypes):
+        for rows in _calls(size, dtype) if dtype == torch.float32 or precision == Precision.BF16 else ():
             drive, tangent = rows.z[:, 0], rows.z
             out = engine.forward(rows, precision, keep=True, drive=drive)
             engine.backward(rows, precision, out, Cotangents(out.u, out.dt, out.grad, drive), _ALL)
@@ -41,15 +44,14 @@ def variants(
     return list(found)
 
 
-def _calls(size: int, precision: Precision) -> Iterator[Rows]:
+def _calls(size: int, dtype: torch.dtype) -> Iterator[Rows]:
     """Calls that between them launch all that any call of this size does."""
     shape = NetworkShape(size, size, 1)
 
-    def empty(*sizes: int, dtype: torch.dtype) -> torch.Tensor:
+    def empty(*sizes: int) -> torch.Tensor:
         return torch.empty(sizes, dtype=dtype, device="meta")
 
-    for dtype in (torch.float32, torch.bfloat16) if precision == Precision.BF16 else (torch.float32,):
-        z, theta = empty(_ROWS, size, dtype=dtype), empty(_NETWORKS, shape.num_parameters, dtype=dtype)
-        one_time, row_times = (empty(_NETWORKS, times, size, dtype=dtype) for times in (1, _ROWS))
-        yield Rows(z, theta, shape, one_time, one_time, gates=empty(_ROWS, _NETWORKS, dtype=dtype))
-        yield Rows(z, theta, shape, row_times, row_times, potential=0)
+    z, theta = empty(_ROWS, size), empty(_NETWORKS, shape.num_parameters)
+    one_time, row_times = (empty(_NETWORKS, times, size) for times in (1, _ROWS))
+    yield Rows(z, theta, shape, one_time, one_time, gates=empty(_ROWS, _NETWORKS))
+    yield Rows(z, theta, shape, row_times, row_times, potential=0)

@@ -74,9 +74,10 @@ def scatter(
     row = rows_of_block(part % (blocks * parts), order, rows, grouped, PART)
     network = network_of_block(part // parts, block_network, blocks, grouped, gated)
     total = tl.zeros((PART, BLOCK), SUM)
-    for k in range(summed):
-        first = (tl.full((), 0, tl.int64) + k * blocks * parts + part) * PART
+    first = part.to(tl.int64) * PART
+    for _ in range(summed):
         total += load_slots(x, first, pitch, column, PART, BLOCK, SUM)
+        first += blocks * parts * PART
     store_rows(out + out_at + network * out_network, row, size, column, size, total, 1, BLOCK)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import itertools
 import re
 import subprocess
@@ -63,6 +64,21 @@ def test_the_extension_needs_no_torch_and_no_python_library() -> None:
         "ld-linux-aarch64",
     }
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ffrl_fast._cuda") is None, reason="this build of ffrl_fast has no CUDA kernels"
+)
+def test_the_cuda_extension_needs_no_cuda_library_and_is_loaded_on_first_use() -> None:
+    spec = importlib.util.find_spec("ffrl_fast._cuda")
+    assert spec is not None and spec.origin is not None
+    dynamic = subprocess.check_output(["readelf", "-d", spec.origin], text=True)
+    names = {name.split(".so")[0] for name in re.findall(r"NEEDED.*\[(.+?)\]", dynamic)}
+    assert names <= {"libstdc++", "libgcc_s", "libm", "libc", "libdl", "librt", "libpthread", "ld-linux-x86-64"}
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+    assert sum(path.stat().st_size for path in Path(spec.origin).parent.glob("*.so")) < 25e6
+    program = "import sys, ffrl_fast; ffrl_fast.explain(device='cuda'); print('ffrl_fast._cuda' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-P", "-c", program], text=True).strip() == "False"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

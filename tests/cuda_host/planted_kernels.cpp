@@ -1,11 +1,10 @@
-// The kernels of tf32 in place of those of every precision, and the choice of the fault planted in them that is alive.
+// The kernels of tf32 in place of those of ieee, and the choice of the fault planted in the kernels that is alive.
 #include "../../kernels/cuda/kernels.hpp"
 #include "planted.hpp"
 
 namespace ffrl::cuda {
 
 const Kernels kIeeeKernels = kTf32Kernels;
-const Kernels kBf16Kernels = kTf32Kernels;
 
 }  // namespace ffrl::cuda
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from bench.kernel_budget import DYNAMIC_SHARED
 from cuda_kernels import RESIDENT, STREAMED, Case, Question
 from cuda_ptx import execute
 from ffrl_fast.gpu.engine import Precision
@@ -37,6 +38,14 @@ def test_every_product_is_made_by_the_matrix_units(moments: int, precision: Prec
     # The first three again, on a path, whose ∇u is not kept, all four; W_in ḡ, W d_v, Wᵀ d_p, W_inᵀ d_q; and two outer
     # products for each matrix.
     assert products("backward_kernel", "matrix_gradient_kernel") == (12 * moments or 11)
+
+
+def test_shared_memory_of_the_weight_gradients_is_what_their_occupancy_is_reckoned_with() -> None:
+    _, record = execute(Question(Case(64, 24, 40, precision=Precision.TF32, shared_bytes=STREAMED)))
+    (given,) = {
+        shared for (name, _), shared in zip(record.launches, record.shared, strict=True) if "matrix_gradient" in name
+    }
+    assert given == DYNAMIC_SHARED["matrix_gradient_kernel"]
 
 
 @pytest.mark.parametrize("precision", list(Precision))

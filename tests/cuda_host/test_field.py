@@ -20,6 +20,7 @@ RESIDENT_CASES = [
     Case(48, 64, 64, precision=Precision.TF32),
     Case(16, 128, 128, precision=Precision.BF16),
     Case(1, 1, 1, precision=Precision.BF16, out_activation="identity"),
+    Case(20, 130, 232, precision=Precision.BF16, residual=False),
     Case(21, 70, 9, networks=3, selection="index", precision=Precision.TF32),
     Case(21, 9, 70, row_times=True, conditioned=True, precision=Precision.TF32),
     Case(20, 3, 70, row_times=True, out_activation="identity"),

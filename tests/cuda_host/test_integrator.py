@@ -19,6 +19,8 @@ CASES = [
     Case(33, 64, 64, moments=2, precision=Precision.BF16),
     Case(33, 100, 128, moments=2, force=70, precision=Precision.BF16),
     Case(40, 128, 100, networks=3, selection="index", moments=2, precision=Precision.TF32),
+    Case(17, 226, 226, moments=3, substeps=3, precision=Precision.BF16),
+    Case(35, 24, 150, networks=2, selection="index", moments=2, precision=Precision.BF16),
     Case(37, 24, 40, networks=2, selection="gates", moments=2, force=20, precision=Precision.TF32),
     Case(37, 24, 40, depth=2, networks=3, selection="index", moments=4, substeps=2, force=33),
     Case(21, 24, 40, networks=3, selection="gates by step", moments=4, substeps=2, force=20),

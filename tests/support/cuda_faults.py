@@ -29,7 +29,7 @@ from cuda_kernels import (
 from ffrl_fast.gpu.engine import Precision, Wanted
 
 _KERNELS = ROOT / "kernels/cuda"
-_SOURCES = [_KERNELS / "tf32.cu", _KERNELS / "launch.cu"] + [
+_SOURCES = [_KERNELS / name for name in ("tf32.cu", "bf16.cu", "launch.cu")] + [
     ROOT / "tests/cuda_host" / name for name in ("emulated_module.cpp", "planted_kernels.cpp")
 ]
 _INSTRUCTIONS = _KERNELS / "instructions.cuh"
@@ -49,16 +49,20 @@ CASES = {
     "tangent": Case(37, 24, 40, depth=2, tangent=True, precision=TF32),
     "registers": Case(37, 24, 40, moments=4, substeps=2, force=20, precision=TF32),
     "two warps in registers": Case(2130, 3, 4, moments=2, precision=TF32),
+    "wide in registers": Case(17, 9, 130, moments=3, precision=Precision.BF16),
     "tile after tile": Case(4250, 3, 4, row_times=True, precision=TF32, shared_bytes=40 * 1024),
 }
 #: Without dL/dz a tile ends with no product, thus without a product's barrier.
 WANTED = {"tile after tile": Wanted(z=False)}
 
-_IN_REGISTERS = ("registers", "two warps in registers")
+_IN_REGISTERS = ("registers", "two warps in registers", "wide in registers")
 _STREAMED = ("streamed", "streamed path")
 _IN_SHARED = ("resident", "row times", "one image")
 #: The cases that reach a file; the others reach it through rows in shared memory or streamed.
-_REACH = {"path_kernel.cuh": _IN_REGISTERS, "operand.cuh": _IN_REGISTERS, "weight_gradient.cuh": _STREAMED}
+_REACH = {
+    **dict.fromkeys(("path_kernel.cuh", "operand.cuh", "warp_rows.cuh"), _IN_REGISTERS),
+    "weight_gradient.cuh": _STREAMED,
+}
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,12 @@ _ONE_LESS: _Table = [
     ("path_kernel.cuh", "std::int64_t(r) * columns", "columns", _IN_REGISTERS),
     ("path_kernel.cuh", "i < n.width ?", "n.width", _IN_REGISTERS),
     ("path_kernel.cuh", "i < tiles.end ?", "tiles.end", _IN_REGISTERS),
-    ("path_kernel.cuh", "z[r * at.z_pitch + d] = ", "at.z_pitch", _IN_REGISTERS),
-    ("path_kernel.cuh", "d < dim; d += 32", "dim", _IN_REGISTERS),
     ("path_kernel.cuh", "moment / p.substeps * p.rows", "p.rows", _IN_REGISTERS),
+    ("warp_rows.cuh", "z_[r * pitch_ + d] =", "pitch_", _IN_REGISTERS),
+    ("warp_rows.cuh", "d < dim; d += 32", "dim", _IN_REGISTERS),
+    ("warp_rows.cuh", "d < p_.potential.dim", "p_.potential.dim", _IN_REGISTERS),
+    ("warp_rows.cuh", "(p_.rows + row) * dim", "dim", _IN_REGISTERS),
+    ("warp_rows.cuh", "to_[i] += p_.rows * p_.potential.dim", "p_.potential.dim", _IN_REGISTERS),
     ("multiply.cuh", "at.warp * kWarpColumns * kTurnedPitch", "kTurnedPitch", _STREAMED),
 ]
 #: Likewise, by four: copies of 16 bytes stay aligned.
@@ -137,7 +144,7 @@ _ONE_MORE: _Table = [
     ("network_cotangents.cuh", "n >= dim", "dim", _IN_SHARED),
     ("network_cotangents.cuh", "n < width; n += 32", "width", ("row times of one network",)),
     ("path_kernel.cuh", "i < tiles.end ?", "tiles.end", _IN_REGISTERS),
-    ("path_kernel.cuh", "d < dim; d += 32", "dim", _IN_REGISTERS),
+    ("warp_rows.cuh", "d < dim; d += 32", "dim", _IN_REGISTERS),
 ]
 
 
@@ -150,7 +157,7 @@ def _listed() -> Iterator[tuple[str, Mutation, str, int, tuple[str, ...]]]:
     ):
         for file in sorted(_KERNELS.glob("*.cuh")):
             for where in mutants(file, text) if text in file.read_text() else ():
-                shuffled = file.name == "path_kernel.cuh" and text == "__syncwarp();" and where.occurrence > 0
+                shuffled = file.name == "warp_rows.cuh" and text == "__syncwarp();"
                 cases = _REACH.get(file.name, (*_IN_SHARED, *_STREAMED, "tile after tile"))
                 yield "order" if shuffled else kind, where, "", 0, cases
     for kind, amount, table in (("less", -1, _ONE_LESS), ("less", -4, _FOUR_LESS), ("more", 1, _ONE_MORE)):

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -168,7 +169,9 @@ def build(
         tree = ROOT
         if mutations:
             tree = _mutated_tree(Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve(), mutations)
-        objects = [_compile(source.resolve(), options, mutations, tree) for source in sources]
+        _precompiled_header(options)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda source: _compile(source.resolve(), options, mutations, tree), sources))
     key = _digest(repr((options, list(link_flags))).encode(), *(path.read_bytes() for path in objects))
     library = CACHE / key / name
     if not library.exists():

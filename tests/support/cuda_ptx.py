@@ -93,6 +93,7 @@ class Diverted:
         self.seed = seed
         self.races: list[str] = []
         self.launches: list[tuple[str, ptx.Launch]] = []
+        self.shared: list[int] = []  # bytes that each launch asked for
         self.traffic: list[dict[int, ptx.Traffic]] = []
 
     def traffic_of(self, kernel: str) -> dict[int, ptx.Traffic]:
@@ -122,6 +123,7 @@ def diverted(
             arrays = memory.arrays()
             launch = known[name].launch(name, grid[:3], block[:3], arguments, shared=shared, seed=seed, memory=arrays)
             record.launches.append((name, launch))
+            record.shared.append(shared)
             record.traffic.append({arrays[i - count].data_ptr(): x for i, x in launch.traffic.items()})
             record.races += [f"{name}: {race}" for race in launch.races]
         except BaseException as error:  # raised again outside of the C++ frames

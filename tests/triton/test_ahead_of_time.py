@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton")
 
 from ffrl_fast.gpu.engine import Precision  # noqa: E402
-from ffrl_fast.triton_kernels import variants  # noqa: E402
+from ffrl_fast.triton_kernels import blocks, variants  # noqa: E402
 from ffrl_fast.triton_kernels.launch import Variant, target  # noqa: E402
 
 ROW_KERNELS = ("forward_rows", "backward_rows", "weight_gradient")
@@ -41,10 +43,20 @@ def test_row_kernels(architecture: int, precision: Precision, tmp_path: Path) ->
 
 @pytest.mark.parametrize("architecture", [80, 90, 100, 120])
 def test_the_table_asks_for_few_variants(architecture: int) -> None:
-    """All of them are compiled by the complete budget."""
     found = variants(architecture)
-    assert len(set(found)) == len(found) <= 90
+    assert len(set(found)) == len(found) <= 145
+    assert len(set(variants(architecture, dtypes=[torch.float32]))) <= 90
     assert {dict(v.constants).get("PRECISION") for v in found} >= {"ieee", "tf32", "bf16"}
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100, 120])
+def test_every_entry_of_the_table_is_among_them(architecture: int) -> None:
+    table = json.loads(Path(blocks.__file__).with_name("blocks.json").read_text())[str(architecture)]
+    for precision in Precision:
+        constants = [dict(v.constants) for v in variants(architecture, precisions=[precision])]
+        rows = {(c["WIDTH"], c["BLOCK_ROWS"]) for c in constants if "WIDTH" in c}
+        assert rows == {(row["width"], row["rows"]) for row in table[precision.value]["fused"]}
+        assert any("BLOCK_INNER" in c and "BLOCK_UNITS" in c for c in constants)  # layer by layer
 
 
 def test_what_is_launched_is_what_is_compiled() -> None:
@@ -65,10 +77,6 @@ def test_what_is_launched_is_what_is_compiled() -> None:
 
 
 def test_the_table_is_in_rising_order() -> None:
-    import json
-
-    from ffrl_fast.triton_kernels import blocks
-
     for columns in json.loads(Path(blocks.__file__).with_name("blocks.json").read_text()).values():
         for column in columns.values():
             widths = [row["width"] for row in column["fused"]]
