@@ -31,6 +31,7 @@ CASES = [
     Case(70, 150, 140, depth=2, networks=2, selection="index", shared_bytes=STREAMED),
     Case(33, 24, 40, networks=2, selection="index", moments=3, force=24),
     Case(17, 20, 100, moments=2),
+    Case(17, 12, 140, moments=2),
     Case(18, 20, 12, networks=2, selection="gates by step", moments=4, substeps=2, shared_bytes=STREAMED),
 ]
 
