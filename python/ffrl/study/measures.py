@@ -17,7 +17,7 @@ from ffrl.files import read_json, write_json
 from ffrl.kinds import require_kinds
 from ffrl.matching import match
 from ffrl.residuals import path_residuals
-from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
+from ffrl.run import RunConfig, installed_versions, load_flow, source_commit
 
 FILE_NAME = "measures.json"
 
@@ -69,7 +69,7 @@ def measure(run: Path, count: int) -> StudyMeasures:
     """Of the trained run in the folder `run`, on `count` held-out sequences of each kind or all of them."""
     config = RunConfig.load(run)
     data = config.load_data()
-    model, iteration = load_trained(run, config, data.format)
+    model, iteration = load_flow(run, config, data.format)
     potentials = match(model, data, count).potentials
     composed = composition(model, data, config.preset.substeps, count, potentials)
     values, missing = _of_composition(composed)
