@@ -18,7 +18,7 @@ from ffrl.metrics.summary import as_json, as_table
 from ffrl.options import RunArgument, ThreadsOption, use_threads
 from ffrl.presets import PRESETS, find_preset
 from ffrl.report import write_report
-from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
+from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_flow, source_commit
 from ffrl.study.command import study
 from ffrl.table.command import table
 from ffrl.training import Budget, Trainer
@@ -184,7 +184,7 @@ def traverse(
     use_threads(threads)
     config = RunConfig.load(run)
     data = config.load_data()
-    model, _ = load_trained(run, config, data.format)
+    model, _ = load_flow(run, config, data.format)
     potentials = match(model, data, sequences).potentials
     for path in draw_traversals(model, data, sequences, run / "traversal", potentials):
         typer.echo(f"wrote {path}")

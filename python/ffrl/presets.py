@@ -19,6 +19,8 @@ LARGEST_SIZE = 1_000_000
 class Preset:
     """A training configuration. The defaults are the quickstart: D 32, separable potentials.
 
+    system: what is trained, by the names of `ffrl.systems.SYSTEMS`; "flow" is the one that this preset's flows, their
+        equation and the supervision belong to. Another does not look at their numbers.
     autoencoder: "mlp" with the widths `hidden`, or the paper's convolutions, `conv_width` their s: "conv" for images of
         up to 64 pixels, "conv_large" for 128.
     likelihood: of an image, "bernoulli" or "normal", N(x; decode(z), 1).
@@ -52,6 +54,7 @@ class Preset:
     iterations: the default budget; the command line may give minutes instead.
     """
 
+    system: Literal["flow", "vae"] = "flow"
     autoencoder: Literal["mlp", "conv", "conv_large"] = "mlp"
     latent_dim: int = 32
     hidden: tuple[int, ...] = (512, 256)
@@ -122,6 +125,9 @@ class Preset:
 
     def _require_sense(self) -> None:
         """UserError: settings that contradict each other."""
+        if self.system != "flow":
+            for name, only in (("supervision", "full"), ("convention", "per_sample"), ("flow", "potential")):
+                self._require(name, getattr(self, name) == only, f"{only} with system {self.system}")
         clocked, velocity = self.time_embedding == "sinusoidal", self.flow == "velocity"
         self._require("time_embedding", not (velocity and clocked), "no clock with flow velocity")
         self._require(

@@ -16,7 +16,7 @@ from ffrl.composition import composition
 from ffrl.data import Digits, find_dataset
 from ffrl.errors import UserError
 from ffrl.files import read_json
-from ffrl.run import RunConfig, load_trained
+from ffrl.run import RunConfig, load_flow
 from ffrl.study.measures import FOLDS, OFF_GRID, ON_GRID, StudyMeasures, measure
 from ffrl.study.results import as_markdown
 from ffrl.study.runs import StudyRun
@@ -99,7 +99,7 @@ def test_what_was_measured(finished: Path) -> None:
     folder = finished / VARIANT.name / "seed0"
     config = RunConfig.load(folder)
     data = config.load_data()
-    model, iteration = load_trained(folder, config, data.format)
+    model, iteration = load_flow(folder, config, data.format)
     found = StudyMeasures.load(folder)
     assert found is not None and found.iteration == iteration and found.seed == 0
     expected = composition(model, data, 4, 3)

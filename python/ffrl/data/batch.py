@@ -1,6 +1,7 @@
 """What a training step looks at: some frames of each sequence, and the weights that make them stand for all."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ class SequenceBatch:
             x.to(device, non_blocking=True) for x in (self.index, self.times, self.frames, self.weights)
         )
         return SequenceBatch(index, times, frames, weights, sequence)
+
+
+class FrameChoice(NamedTuple):
+    """Which frames of each sequence a training step looks at; the arguments of `Dataset.sampler` of these names."""
+
+    whole_sequences: bool = False
+    one_transformation: bool = False
 
 
 def draw_times(rows: int, num_steps: int, random_frames: int, generator: torch.Generator) -> Tensor:

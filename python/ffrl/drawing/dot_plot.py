@@ -72,8 +72,8 @@ def dot_plot(
         start = left + number * step
         write.text((start, 2 * TEXT_HEIGHT + 8), heading, fill=INK)
         for value, label in axis.ticks(4):
-            place = start + axis.position(value) * PANEL_WIDTH - text_width(label) / 2
-            write.text((place, top + height + 4), label, fill=INK)
+            middle = start + axis.position(value) * PANEL_WIDTH
+            write.text((middle - text_width(label) / 2, top + height + 4), label, fill=INK)
     write.text((left, top + height + 19), x_name, fill=INK)
     return image
 

@@ -42,6 +42,10 @@ class Autoencoder(nn.Module):
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return Posterior(mean, log_variance)
 
+    def codes(self, images: Tensor) -> Tensor:
+        """images (…, C, H, W) → posterior means (…, D)."""
+        return self.encode(images.flatten(0, -4)).mean.unflatten(0, images.shape[:-3])
+
     def decode_logits(self, z: Tensor) -> Tensor:
         """z (…, D) → logits (…, C, H, W) of the Bernoulli p(x|z)."""
         logits: Tensor = self.decoder(z.reshape(-1, z.shape[-1]))

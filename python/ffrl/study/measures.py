@@ -15,7 +15,7 @@ from ffrl.density import volume_changes
 from ffrl.evaluation import EquivarianceError
 from ffrl.matching import match
 from ffrl.residuals import path_residuals
-from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
+from ffrl.run import RunConfig, installed_versions, load_flow, source_commit
 
 FOLDS, ON_GRID, OFF_GRID, FINER, ITERATIONS = (
     "steps that fold",
@@ -39,7 +39,7 @@ def measure(run: Path, count: int) -> StudyMeasures:
     """Of the trained run in the folder `run`, on `count` held-out sequences of each kind or all of them."""
     config = RunConfig.load(run)
     data = config.load_data()
-    model, iteration = load_trained(run, config, data.format)
+    model, iteration = load_flow(run, config, data.format)
     potentials = match(model, data, count).potentials
     composed = composition(model, data, config.preset.substeps, count, potentials)
     values, missing = _of_composition(composed)

@@ -124,7 +124,7 @@ def _errors(model: Comparable, path: Tensor, frames: Tensor) -> Tensor:
 
 
 def _l1(images: Tensor, frames: Tensor) -> Tensor:
-    """‖x_t − images‖₁, the sum over t = 1…T and sequences, for images (T, N, C, H, W), or (N, C, H, W) the same at every
-    t: float64 (1,).
+    """‖x_t − images‖₁, the sum over t = 1…T and sequences, for images (T, N, C, H, W), or (N, C, H, W) at every t:
+    float64 (1,).
     """
     return (frames[1:] - images).abs().sum(dtype=torch.float64)[None]
