@@ -7,7 +7,6 @@ from typing import TypeVar
 import typer
 
 from ffrl.campaign.lock import sole_use
-from ffrl.campaign.page import Page
 from ffrl.campaign.processes import Job, run_jobs
 from ffrl.campaign.runs import PlannedRun
 from ffrl.errors import UserError
@@ -22,14 +21,14 @@ def conduct(
     runs: Sequence[R],
     jobs: int,
     describe: Callable[[R], str],
-    write: Callable[[Mapping[str, str]], tuple[str, Sequence[Path]]],
-    page: Page | None,
+    write: Callable[[Mapping[str, str]], Sequence[Path]],
+    publish: Callable[[], Sequence[Path]],
 ) -> None:
     """Do whatever is left to do of all runs, `jobs` at a time, and say so.
 
     out: folder of the campaign, which no other command may use meanwhile. describe: a measured run in a few words.
-    write: is given why runs failed, by their names, writes the tables of all that is measured, and returns the text for
-    the page, and the files; it is called after every run. page: gets the text at the end.
+    write: is given why runs failed, by their names, writes the tables of all that is measured, and returns the files;
+    it is called after every run. publish: the same of the documentation; it is called at the end.
 
     UserError: runs in the folder are of other settings; or some failed, once all others are done. typer.Exit of code
     130: interrupted; the same call goes on.
@@ -48,13 +47,11 @@ def conduct(
     with sole_use(out, typer.echo) as held:
         commands = [Job(run.name, run.log, run.next_command) for run in runs]
         outcome = run_jobs(commands, jobs, done, (held,))
-        text, files = write(outcome.failed)
+        files = write(outcome.failed)
     if outcome.interrupted:
         typer.echo(f"interrupted after {number} of {len(runs)} runs; go on with the same command")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
-    if page is not None:
-        page.write(text)
-    for path in (*files, *([page.path] if page else [])):
+    for path in (*files, *publish()):
         typer.echo(f"wrote {path}")
     if outcome.failed:
         failed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failed.items())

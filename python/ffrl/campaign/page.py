@@ -17,10 +17,11 @@ class Page:
     def __post_init__(self) -> None:
         self._around()
 
-    def write(self, table: str) -> None:
-        """Put the table, lines of text, between the marks. UserError: there are none."""
+    def write(self, table: str) -> list[Path]:
+        """Put the table, lines of text, between the marks; what was written. UserError: there are none."""
         before, after = self._around()
         write_text(self.path, f"{before}{self._begin}{table}{self._end}{after}")
+        return [self.path]
 
     @property
     def _begin(self) -> str:

@@ -11,7 +11,7 @@ from ffrl.report.axis import Axis
 
 PANEL_WIDTH, ROW_HEIGHT = 230, 24
 _GRID = (225, 225, 225)
-_GAP, _MARGIN, _BOTTOM = 18, 8, 34
+_GAP, _MARGIN, _BOTTOM = 36, 8, 34
 # Pillow's lines have hard edges; drawn larger and shrunk they are smooth.
 _FINER = 3
 _RADIUS = 4.5
@@ -41,7 +41,10 @@ def dot_plot(
     axis = Axis.over([0.0, 1.04 * largest], may_be_logarithmic=False, margin=0.0)
     left, top = _MARGIN + max(map(text_width, names)) + 8, 3 * TEXT_HEIGHT + 10
     step, height = PANEL_WIDTH + _GAP, len(names) * ROW_HEIGHT
-    size = (max(left + len(panels) * step, text_width(title) + 2 * _MARGIN), top + height + _BOTTOM)
+    size = (
+        max(left + len(panels) * step - _GAP + _MARGIN + 10, text_width(title) + 2 * _MARGIN),
+        top + height + _BOTTOM,
+    )
     large = Image.new("RGB", (size[0] * _FINER, size[1] * _FINER), BACKGROUND)
     pen = _Pen(large)
     legend = _legend(dot_name, references, pen)

@@ -10,7 +10,7 @@ from ffrl.campaign.conduct import conduct
 from ffrl.campaign.page import Page
 from ffrl.campaign.runs import Plan
 from ffrl.data import find_dataset
-from ffrl.files import write_json, write_text
+from ffrl.files import read_json, write_json, write_text
 from ffrl.study.results import as_json, as_markdown
 from ffrl.study.runs import StudyRun
 from ffrl.study.variants import FLOWS, all_variants, chosen
@@ -48,15 +48,17 @@ def study(
     # Seed by seed, so that a study cut short compares all variants, and a slow hour meets them all.
     runs = [StudyRun(plan, seed, variant) for seed in range(seeds) for variant in variants]
 
-    def write(failed: Mapping[str, str]) -> tuple[str, list[Path]]:
+    def write(failed: Mapping[str, str]) -> list[Path]:
         found = as_json(plan, runs, failed)
-        table = as_markdown(found)
         files = [out / "study.json", out / "study.md"]
         write_json(files[0], found)
-        write_text(files[1], table)
-        return table, files
+        write_text(files[1], as_markdown(found))
+        return files
 
-    conduct(out, runs, jobs, _described, write, page)
+    def publish() -> list[Path]:
+        return [] if page is None else page.write(as_markdown(read_json(out / "study.json")))
+
+    conduct(out, runs, jobs, _described, write, publish)
 
 
 def _described(run: StudyRun) -> str:

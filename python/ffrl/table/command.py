@@ -10,13 +10,12 @@ from ffrl.campaign.conduct import conduct
 from ffrl.campaign.page import Page
 from ffrl.campaign.runs import Plan
 from ffrl.data import DATASETS, find_dataset
-from ffrl.drawing import save_png
 from ffrl.errors import UserError
-from ffrl.files import write_json, write_text
-from ffrl.table.chart import chart
+from ffrl.files import read_json, write_text
+from ffrl.table.files import write_files, write_page
 from ffrl.table.markdown import as_markdown
 from ffrl.table.measures import RATIO
-from ffrl.table.results import as_csv, as_json
+from ffrl.table.results import as_json
 from ffrl.table.rows import ROWS, base_of, chosen
 from ffrl.table.runs import TableRun
 from ffrl.training.budget import Budget
@@ -49,14 +48,19 @@ def table(
         int, typer.Option(min=1, help="At most so many held-out sequences of each transformation.")
     ] = 1_000,
     docs: Annotated[
-        Path | None, typer.Option(help="A page whose table, between its marks, is written anew.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="A page whose table of these data, between its marks, is written anew; the other files go into the "
+            "folder of its name beside it.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Compare systems: train each for an equal time, measure all alike, write Markdown, CSV, JSON and a picture.
 
     Interrupted, it goes on with the same command: what is done is not done again.
     """
-    page = None if docs is None else Page(docs, "table")
+    page = None if docs is None else Page(docs, f"table of {data}")
     rows = chosen(models)
     loaded = find_dataset(data, root)
     for row in rows:
@@ -65,20 +69,15 @@ def table(
     # Seed by seed, so that a table cut short compares all systems, and a slow hour meets them all.
     runs = [TableRun(plan, seed, row) for seed in range(seeds) for row in rows]
 
-    def write(failed: Mapping[str, str]) -> tuple[str, list[Path]]:
+    def write(failed: Mapping[str, str]) -> list[Path]:
         found = as_json(plan, loaded.format, runs, failed)
-        text = as_markdown(found)
-        files = [out / f"table.{ending}" for ending in ("json", "md", "csv", "png")]
-        write_json(files[0], found)
-        write_text(files[1], text)
-        write_text(files[2], as_csv(found))
-        picture = chart(found)
-        if picture is None:
-            return text, files[:-1]
-        save_png(picture, files[3])
-        return text, files
+        write_text(out / "table.md", as_markdown(found))
+        return [out / "table.md", *write_files(out, "table", found)]
 
-    conduct(out, runs, jobs, _described, write, page)
+    def publish() -> list[Path]:
+        return [] if page is None else write_page(page, read_json(out / "table.json"))
+
+    conduct(out, runs, jobs, _described, write, publish)
 
 
 def _budget(minutes: float | None, iterations: int | None, processor_time: bool) -> Budget:

@@ -8,7 +8,9 @@ from ffrl.table.measures import ACCURACY, BOUND, ITERATIONS, OVER_PIXELS, RATIO,
 
 _DECIMALS = {BOUND: 1, ITERATIONS: 0, SECONDS: 0}
 _SCORES = ("DCI disentanglement", "DCI completeness", "DCI informativeness", "MIG", "SAP", "FactorVAE")
-_NONE = "–"
+NONE = "–"
+BAR = r"\|"
+"""How a bar is written within a cell."""
 
 System = Mapping[str, Any]
 
@@ -106,7 +108,7 @@ def _in_order(measured: Mapping[str, System]) -> Iterable[tuple[str, System]]:
 def _cell(system: System, value: str, decimals: int | None = None) -> str:
     spread = system["values"].get(value)
     if spread is None:
-        return _NONE
+        return NONE
     digits = _DECIMALS.get(value, 3) if decimals is None else decimals
     mean, sd = (None if x is None else f"{x:,.{digits}f}" for x in (spread["mean"], spread["sd"]))
     # No spread, not even in the last digit that is shown: of references that are the same for every seed.
@@ -118,4 +120,4 @@ def _heading(*columns: str) -> Sequence[str]:
 
 
 def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
