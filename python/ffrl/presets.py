@@ -11,6 +11,11 @@ from ffrl.kinds import require_kinds
 
 CONV_SIDES = {"conv": (4, 64), "conv_large": (16, 128)}
 """By how much the strided convolutions of an autoencoder shrink an image, and the largest side that it is for."""
+OWN_SETTINGS: dict[str, tuple[str, ...]] = {
+    "factor_vae": ("tc_weight", "discriminator_width", "discriminator_learning_rate"),
+    "slow_vae": ("transition_weight", "transition_rate"),
+}
+"""The settings that one system alone looks at."""
 LARGEST_SIZE = 1_000_000
 """Of a width, a depth or a batch: more is a slip of the finger, and no memory holds it."""
 
@@ -44,6 +49,9 @@ class Preset:
         of the residual, the initial condition and the flow KL (`ffrl.paper_code`), with one k a batch. There
         `hj_weight` T makes their sum over the steps, and density "row_sum" is their flow KL.
     random_start: probability that each other factor of a digit starts in a random state; images by factors always do.
+    tc_weight: of system "factor_vae", γ of its total correlation. discriminator_width, discriminator_learning_rate: of
+        its network of six layers; the paper's are 1000 and 1e-4, and γ 10 to 40.
+    transition_weight: of system "slow_vae", γ of KL(q(z_{t+1}) ‖ Laplace(z_t, 1/λ)); transition_rate: its λ.
     schedule: of the learning rate after the warm-up: "cosine", to zero at the end of the budget, or "constant".
     ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
     supervision: "full": k of each sequence is known. "weak": it is inferred from the whole sequence and never shown;
@@ -54,7 +62,7 @@ class Preset:
     iterations: the default budget; the command line may give minutes instead.
     """
 
-    system: Literal["flow", "vae"] = "flow"
+    system: Literal["flow", "vae", "factor_vae", "slow_vae"] = "flow"
     autoencoder: Literal["mlp", "conv", "conv_large"] = "mlp"
     latent_dim: int = 32
     hidden: tuple[int, ...] = (512, 256)
@@ -87,6 +95,13 @@ class Preset:
     temperature_end: float = 0.5
     classifier_width: int = 128
 
+    tc_weight: float = 10.0
+    discriminator_width: int = 1000
+    discriminator_learning_rate: float = 1e-4
+
+    transition_weight: float = 10.0
+    transition_rate: float = 6.0
+
     learning_rate: float = 2e-3
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
@@ -101,12 +116,28 @@ class Preset:
             if kind is float:
                 self._require(name, math.isfinite(getattr(self, name)), "a finite number")
         at_least_one = ("latent_dim", "conv_width", "potential_width", "potential_depth", "density_directions")
-        for name in (*at_least_one, "classifier_width", "substeps", "batch_size", "random_frames"):
+        for name in (
+            *at_least_one,
+            "classifier_width",
+            "discriminator_width",
+            "substeps",
+            "batch_size",
+            "random_frames",
+        ):
             self._require(name, getattr(self, name) >= 1, "at least 1")
             self._require(name, getattr(self, name) <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
         for name in ("ema_every", "iterations"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight"):
+        weights = (
+            "beta",
+            "hj_weight",
+            "initial_weight",
+            "flow_beta",
+            "balance_weight",
+            "tc_weight",
+            "transition_weight",
+        )
+        for name in ("warmup_iterations", *weights):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("collocation_points", self.collocation_points >= 0, "at least 0")
         self._require("collocation_points", self.collocation_points <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
@@ -115,7 +146,8 @@ class Preset:
         for name in ("temperature_start", "temperature_end"):
             self._require(name, getattr(self, name) > 0, "above 0")
         self._require("random_start", 0 <= self.random_start <= 1, "a probability")
-        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        for name in ("learning_rate", "discriminator_learning_rate", "transition_rate"):
+            self._require(name, getattr(self, name) > 0, "above 0")
         self._require("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "widths of at least 1")
         self._require("hidden", max(self.hidden) <= LARGEST_SIZE, f"widths of at most {LARGEST_SIZE:,}")
         for name, kind in get_type_hints(type(self)).items():
@@ -128,6 +160,11 @@ class Preset:
         if self.system != "flow":
             for name, only in (("supervision", "full"), ("convention", "per_sample"), ("flow", "potential")):
                 self._require(name, getattr(self, name) == only, f"{only} with system {self.system}")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for system, names in OWN_SETTINGS.items():
+            for name in names:
+                fits = self.system == system or getattr(self, name) == defaults[name]
+                self._require(name, fits, f"{defaults[name]} unless system is {system}")
         clocked, velocity = self.time_embedding == "sinusoidal", self.flow == "velocity"
         self._require("time_embedding", not (velocity and clocked), "no clock with flow velocity")
         self._require(

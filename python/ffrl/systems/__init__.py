@@ -7,13 +7,20 @@ from collections.abc import Callable
 
 from ffrl.data.dataset import SequenceFormat
 from ffrl.presets import Preset
+from ffrl.systems.factor_vae import FactorVAE
 from ffrl.systems.flow import FlowSystem
+from ffrl.systems.slow_vae import SlowVAE
 from ffrl.systems.system import Comparable, System, Terms
 from ffrl.systems.vae import VAE
 
 __all__ = ["SYSTEMS", "Comparable", "System", "Terms", "build"]
 
-SYSTEMS: dict[str, Callable[[Preset, SequenceFormat], System]] = {"flow": FlowSystem, "vae": VAE}
+SYSTEMS: dict[str, Callable[[Preset, SequenceFormat], System]] = {
+    "flow": FlowSystem,
+    "vae": VAE,
+    "factor_vae": FactorVAE,
+    "slow_vae": SlowVAE,
+}
 """The systems by the names that `Preset.system` has for them."""
 
 

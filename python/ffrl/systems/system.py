@@ -67,8 +67,8 @@ class Comparable(Protocol):
 class System(nn.Module, ABC):
     """A `Comparable` that the trainer can train.
 
-    terms: the NamedTuple that `objective` returns; its fields are columns of the log. frame_choice: which frames of each
-    sequence a training step looks at.
+    terms: the NamedTuple that `objective` returns; its fields are columns of the log. frame_choice: which frames of
+    each sequence a training step looks at.
     """
 
     supervision: str

@@ -1,6 +1,6 @@
 """The variational autoencoder of single images, and with β above 1 the β-VAE."""
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class VAE(System):
 
     supervision = "none"
     sees: str | None = None
-    terms = VAETerms
+    terms: ClassVar[type[Any]] = VAETerms
 
     def __init__(self, preset: Preset, sequences: SequenceFormat) -> None:
         super().__init__()
