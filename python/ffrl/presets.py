@@ -14,10 +14,21 @@ CONV_SIDES = {"conv": (4, 64), "conv_large": (16, 128)}
 OWN_SETTINGS: dict[str, tuple[str, ...]] = {
     "factor_vae": ("tc_weight", "discriminator_width", "discriminator_learning_rate"),
     "slow_vae": ("transition_weight", "transition_rate"),
+    "topographic_vae": ("capsule_length",),
+    "potential_traversal": ("wave_weight",),
 }
 """The settings that one system alone looks at."""
 LARGEST_SIZE = 1_000_000
 """Of a width, a depth or a batch: more is a slip of the finger, and no memory holds it."""
+
+_SIZES = (
+    "latent_dim", "conv_width", "potential_width", "potential_depth", "density_directions", "classifier_width",
+    "discriminator_width", "capsule_length", "substeps", "batch_size", "random_frames",
+)  # fmt: skip
+_WEIGHTS = (
+    "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight", "tc_weight", "transition_weight",
+    "wave_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,8 @@ class Preset:
     tc_weight: of system "factor_vae", γ of its total correlation. discriminator_width, discriminator_learning_rate: of
         its network of six layers; the paper's are 1000 and 1e-4, and γ 10 to 40.
     transition_weight: of system "slow_vae", γ of KL(q(z_{t+1}) ‖ Laplace(z_t, 1/λ)); transition_rate: its λ.
+    capsule_length: of system "topographic_vae", a divisor of latent_dim; best at least T + 1.
+    wave_weight: of system "potential_traversal", of its wave equation and of its initial condition.
     schedule: of the learning rate after the warm-up: "cosine", to zero at the end of the budget, or "constant".
     ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
     supervision: "full": k of each sequence is known. "weak": it is inferred from the whole sequence and never shown;
@@ -62,7 +75,7 @@ class Preset:
     iterations: the default budget; the command line may give minutes instead.
     """
 
-    system: Literal["flow", "vae", "factor_vae", "slow_vae"] = "flow"
+    system: Literal["flow", "vae", "factor_vae", "slow_vae", "topographic_vae", "potential_traversal"] = "flow"
     autoencoder: Literal["mlp", "conv", "conv_large"] = "mlp"
     latent_dim: int = 32
     hidden: tuple[int, ...] = (512, 256)
@@ -101,6 +114,8 @@ class Preset:
 
     transition_weight: float = 10.0
     transition_rate: float = 6.0
+    capsule_length: int = 16
+    wave_weight: float = 1.0
 
     learning_rate: float = 2e-3
     adam_beta1: float = 0.9
@@ -115,29 +130,12 @@ class Preset:
         for name, kind in get_type_hints(type(self)).items():
             if kind is float:
                 self._require(name, math.isfinite(getattr(self, name)), "a finite number")
-        at_least_one = ("latent_dim", "conv_width", "potential_width", "potential_depth", "density_directions")
-        for name in (
-            *at_least_one,
-            "classifier_width",
-            "discriminator_width",
-            "substeps",
-            "batch_size",
-            "random_frames",
-        ):
+        for name in _SIZES:
             self._require(name, getattr(self, name) >= 1, "at least 1")
             self._require(name, getattr(self, name) <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
         for name in ("ema_every", "iterations"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        weights = (
-            "beta",
-            "hj_weight",
-            "initial_weight",
-            "flow_beta",
-            "balance_weight",
-            "tc_weight",
-            "transition_weight",
-        )
-        for name in ("warmup_iterations", *weights):
+        for name in ("warmup_iterations", *_WEIGHTS):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("collocation_points", self.collocation_points >= 0, "at least 0")
         self._require("collocation_points", self.collocation_points <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
@@ -165,6 +163,9 @@ class Preset:
             for name in names:
                 fits = self.system == system or getattr(self, name) == defaults[name]
                 self._require(name, fits, f"{defaults[name]} unless system is {system}")
+        if self.system == "topographic_vae":
+            fits = self.latent_dim % self.capsule_length == 0
+            self._require("capsule_length", fits, f"a divisor of latent_dim {self.latent_dim}")
         clocked, velocity = self.time_embedding == "sinusoidal", self.flow == "velocity"
         self._require("time_embedding", not (velocity and clocked), "no clock with flow velocity")
         self._require(

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 
 class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag exp(log_variance)), both (B, D)."""
+    """q(z|x) = N(mean, diag exp(log_variance)), both (…, D)."""
 
     mean: Tensor
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + σ·noise with standard normal `noise` (B, D)."""
+        """mean + σ·noise with standard normal `noise` (…, D)."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
     def kl_to_standard_normal(self) -> Tensor:
-        """KL(q ‖ N(0, I)) of each row, (B,): ½ Σ (μ² + σ² − 1 − log σ²)."""
-        return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance).sum(dim=1)
+        """KL(q ‖ N(0, I)) of each row, (…,): ½ Σ (μ² + σ² − 1 − log σ²)."""
+        return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance).sum(dim=-1)
 
 
 class Autoencoder(nn.Module):

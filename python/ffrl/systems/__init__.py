@@ -9,8 +9,10 @@ from ffrl.data.dataset import SequenceFormat
 from ffrl.presets import Preset
 from ffrl.systems.factor_vae import FactorVAE
 from ffrl.systems.flow import FlowSystem
+from ffrl.systems.potential_traversal import PotentialTraversal
 from ffrl.systems.slow_vae import SlowVAE
 from ffrl.systems.system import Comparable, System, Terms
+from ffrl.systems.topographic_vae import TopographicVAE
 from ffrl.systems.vae import VAE
 
 __all__ = ["SYSTEMS", "Comparable", "System", "Terms", "build"]
@@ -20,6 +22,8 @@ SYSTEMS: dict[str, Callable[[Preset, SequenceFormat], System]] = {
     "vae": VAE,
     "factor_vae": FactorVAE,
     "slow_vae": SlowVAE,
+    "topographic_vae": TopographicVAE,
+    "potential_traversal": PotentialTraversal,
 }
 """The systems by the names that `Preset.system` has for them."""
 

@@ -1,6 +1,7 @@
 """Flow factorized representation learning as a compared system, with known and with inferred transformations."""
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ffrl.models import FlowModel
 from ffrl.noise import Noise
 from ffrl.objective import Objective, objective
 from ffrl.presets import Preset
-from ffrl.systems.system import System
+from ffrl.systems.system import System, Terms
 
 
 class FlowSystem(FlowModel, System):
@@ -22,7 +23,7 @@ class FlowSystem(FlowModel, System):
     Under weak supervision k is the number of a potential; `ffrl.matching` finds which stands for which transformation.
     """
 
-    terms = Objective
+    terms: ClassVar[type[Any]] = Objective
 
     def __init__(self, preset: Preset, sequences: SequenceFormat) -> None:
         super().__init__(preset, sequences)
@@ -35,7 +36,7 @@ class FlowSystem(FlowModel, System):
     def draw_noise(self, rows: int, generator: torch.Generator) -> Noise:
         return Noise.draw(self.preset, self.format, rows, generator)
 
-    def objective(self, batch: SequenceBatch, noise: Noise, temperature: float) -> Objective:
+    def objective(self, batch: SequenceBatch, noise: Noise, temperature: float) -> Terms:
         return objective(self, batch, self.preset, noise, temperature)
 
     def headline(self, values: Mapping[str, float]) -> str:
