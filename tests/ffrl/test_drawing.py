@@ -108,6 +108,19 @@ def test_a_dot_plot_has_each_dot_at_its_value() -> None:
     assert image.width > 2 * PANEL_WIDTH and image.height > top + 2 * ROW_HEIGHT
 
 
+def test_references_far_beyond_the_dots_do_not_squeeze_them() -> None:
+    near = dot_plot({"a": {"one": Dot(0.5, references={"r": 0.9})}}, "", "error", "", line=1.0)
+    far = dot_plot({"a": {"one": Dot(0.5, references={"r": 90.0})}}, "", "error", "", line=1.0)
+
+    def place(image: Image.Image) -> float:
+        found = [n for n, pixel in enumerate(pixels_of(image)) if pixel == COLOURS[0]]
+        return max(n % image.width for n in found if n // image.width > 3 * TEXT_HEIGHT + 10)
+
+    assert place(near) == place(far)
+    greens = [sum(green > max(red, blue) + 20 for red, green, blue in pixels_of(image)) for image in (near, far)]
+    assert greens[0] == 2 * greens[1] > 0  # the far one is in the legend only
+
+
 def test_dot_plots_of_rows_that_differ_are_refused() -> None:
     for panels in ({}, {"a": {}}):
         with pytest.raises(ValueError, match="panels: expected at least one with a row, found none"):

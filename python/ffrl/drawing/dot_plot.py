@@ -16,6 +16,7 @@ _GAP, _MARGIN, _BOTTOM = 36, 8, 34
 _FINER = 3
 _RADIUS = 4.5
 _HALF_TICK = 7.0
+_SIGN_WIDTH = 14
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,26 @@ def dot_plot(
     """panels: by heading, the rows by name, the same in all; references of the same names in all, at most three.
 
     dot_name: what the dots are, in the legend. x_name: of the axis, which begins at 0 and is the same in all panels.
-    line: a value to draw a dark upright line at. ValueError: no panel or row, or rows and references that differ.
+    line: a value to draw a dark upright line at. References more than twice as far as any dot and the line are left
+    out, as the legend says then. ValueError: no panel or row, or rows and references that differ.
     """
     names, references = _common(panels)
     dots = [dot for rows in panels.values() for dot in rows.values()]
-    largest = max(max(dot.value + (dot.sd or 0), line or 0, *dot.references.values()) for dot in dots)
+    farthest = 2 * max(max(dot.value + (dot.sd or 0), line or 0) for dot in dots)
+    drawn = [value for dot in dots for value in dot.references.values() if value <= farthest]
+    largest = max([farthest / 2, *drawn])
+    beyond = {name for dot in dots for name, value in dot.references.items() if value > farthest}
     axis = Axis.over([0.0, 1.04 * largest], may_be_logarithmic=False, margin=0.0)
     left, top = _MARGIN + max(map(text_width, names)) + 8, 3 * TEXT_HEIGHT + 10
     step, height = PANEL_WIDTH + _GAP, len(names) * ROW_HEIGHT
-    size = (
-        max(left + len(panels) * step - _GAP + _MARGIN + 10, text_width(title) + 2 * _MARGIN),
-        top + height + _BOTTOM,
-    )
+    shown = [f"{name} (some farther)" if name in beyond else name for name in references]
+    legend, end = _placed([dot_name, *shown])
+    right = left + len(panels) * step - _GAP + _MARGIN + 10
+    size = (max(right, end, text_width(title) + 2 * _MARGIN), top + height + _BOTTOM)
     large = Image.new("RGB", (size[0] * _FINER, size[1] * _FINER), BACKGROUND)
     pen = _Pen(large)
-    legend = _legend(dot_name, references, pen)
+    for sign, (place, _) in zip((_disc, *_SIGNS), legend, strict=False):
+        sign(pen, place + _RADIUS, 1.5 * TEXT_HEIGHT + 3)
     for number, rows in enumerate(panels.values()):
 
         def x(value: float, start: int = left + number * step) -> float:
@@ -60,15 +66,16 @@ def dot_plot(
         for row, name in enumerate(names):
             dot, y = rows[name], top + (row + 0.5) * ROW_HEIGHT
             for sign, reference in zip(_SIGNS, references, strict=False):
-                sign(pen, x(dot.references[reference]), y)
+                if dot.references[reference] <= farthest:
+                    sign(pen, x(dot.references[reference]), y)
             if dot.sd:
                 pen.line(x(max(dot.value - dot.sd, 0)), y, x(dot.value + dot.sd), y, COLOURS[0], 2)
-            pen.disc(x(dot.value), y, COLOURS[0])
+            _disc(pen, x(dot.value), y)
     image = large.resize(size, Image.Resampling.LANCZOS)
     write = ImageDraw.Draw(image)
     write.text((_MARGIN, 1), title, fill=INK)
     for place, text in legend:
-        write.text((place, TEXT_HEIGHT + 3), text, fill=INK)
+        write.text((place + _SIGN_WIDTH, TEXT_HEIGHT + 3), text, fill=INK)
     for row, name in enumerate(names):
         write.text((left - 8 - text_width(name), top + row * ROW_HEIGHT + ROW_HEIGHT // 2 - 6), name, fill=INK)
     for number, heading in enumerate(panels):
@@ -102,6 +109,10 @@ def _box(x: float, y: float, radius: float) -> tuple[float, float, float, float]
     return ((x - radius) * _FINER, (y - radius) * _FINER, (x + radius) * _FINER, (y + radius) * _FINER)
 
 
+def _disc(pen: _Pen, x: float, y: float) -> None:
+    pen.disc(x, y, COLOURS[0])
+
+
 def _ring(pen: _Pen, x: float, y: float) -> None:
     pen.ring(x, y, COLOURS[2])
 
@@ -119,18 +130,13 @@ _SIGNS: Sequence[Callable[[_Pen, float, float], None]] = (_ring, _tick, _cross)
 """Of the references, in their order."""
 
 
-def _legend(dot_name: str, references: Sequence[str], pen: _Pen) -> list[tuple[int, str]]:
-    """Draws the signs; where which texts belong beside them."""
-    left, y = _MARGIN, TEXT_HEIGHT + 3 + TEXT_HEIGHT / 2
-    texts = []
-    for number, name in enumerate((dot_name, *references)):
-        if number == 0:
-            pen.disc(left + _RADIUS, y, COLOURS[0])
-        else:
-            _SIGNS[number - 1](pen, left + _RADIUS, y)
-        texts.append((left + 14, name))
-        left += 14 + text_width(name) + 18
-    return texts
+def _placed(names: Sequence[str]) -> tuple[list[tuple[int, str]], int]:
+    """Where the legend's entries begin, with their texts, and where the last ends."""
+    places, left = [], _MARGIN
+    for name in names:
+        places.append((left, name))
+        left += _SIGN_WIDTH + text_width(name) + 18
+    return places, left
 
 
 def _common(panels: Mapping[str, Mapping[str, Dot]]) -> tuple[list[str], list[str]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLES = 64
 """S of the joint bound."""
 BOUND_SEQUENCES = 20
-"""Held-out sequences of each transformation that the bound is measured on, at most."""
+"""Held-out sequences of each transformation that the bound is measured on, at most and of those asked for."""
 
 RATIO, OVER_PIXELS, BOUND = "mean error / decode(z_0)", "least error / pixels", "joint bound a frame"
 ITERATIONS, SECONDS, ACCURACY = "iterations", "training seconds", "accuracy of q(k|x)"
@@ -67,7 +67,8 @@ def measure(run: Path, count: int) -> TableMeasures:
         name: transition_errors(model, data, k, count, matching.potentials[k])
         for k, name in enumerate(data.transformations)
     }
-    bound = joint_bound(model, data, config.preset.likelihood, SAMPLES, BOUND_SEQUENCES, matching.potentials)
+    bounded = min(BOUND_SEQUENCES, count)
+    bound = joint_bound(model, data, config.preset.likelihood, SAMPLES, bounded, matching.potentials)
     values = {
         **_of_errors(errors),
         BOUND: bound.per_frame,
