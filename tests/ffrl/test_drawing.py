@@ -118,7 +118,7 @@ def test_references_far_beyond_the_dots_do_not_squeeze_them() -> None:
 
     assert place(near) == place(far)
     greens = [sum(green > max(red, blue) + 20 for red, green, blue in pixels_of(image)) for image in (near, far)]
-    assert greens[0] == 2 * greens[1] > 0  # the far one is in the legend only
+    assert greens[0] > 1.5 * greens[1] > 0  # the far one is in the legend only
 
 
 def test_dot_plots_of_rows_that_differ_are_refused() -> None:
