@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ffrl import noise as flow_noise
 from ffrl.data.batch import FrameChoice, SequenceBatch
 from ffrl.data.dataset import SequenceFormat
 from ffrl.metrics.likelihood import joint_bound, of_flow_model
 from ffrl.models import FlowModel
-from ffrl.noise import Noise
 from ffrl.objective import Objective, objective
 from ffrl.presets import Preset
-from ffrl.systems.system import System, Terms
+from ffrl.systems.system import Noise, System, Terms
 
 
 class FlowSystem(FlowModel, System):
@@ -34,9 +34,9 @@ class FlowSystem(FlowModel, System):
         self.frame_choice = FrameChoice(whole_sequences=weak, one_transformation=preset.convention == "paper_code")
 
     def draw_noise(self, rows: int, generator: torch.Generator) -> Noise:
-        return Noise.draw(self.preset, self.format, rows, generator)
+        return flow_noise.Noise.draw(self.preset, self.format, rows, generator)
 
-    def objective(self, batch: SequenceBatch, noise: Noise, temperature: float) -> Terms:
+    def objective(self, batch: SequenceBatch, noise: Any, temperature: float) -> Terms:
         return objective(self, batch, self.preset, noise, temperature)
 
     def headline(self, values: Mapping[str, float]) -> str:
