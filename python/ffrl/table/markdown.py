@@ -111,8 +111,8 @@ def _cell(system: System, value: str, decimals: int | None = None) -> str:
         return NONE
     digits = _DECIMALS.get(value, 3) if decimals is None else decimals
     mean, sd = (None if x is None else f"{x:,.{digits}f}" for x in (spread["mean"], spread["sd"]))
-    # No spread, not even in the last digit that is shown: of references that are the same for every seed.
-    return f"{mean}" if not spread["sd"] else f"{mean} ± {sd}"
+    # What is the same for every seed, like the references without a model, has no spread to show.
+    return str(mean) if not spread["sd"] else f"{mean} ± {sd}"
 
 
 def _heading(*columns: str) -> Sequence[str]:
