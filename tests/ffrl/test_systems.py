@@ -19,6 +19,8 @@ from ffrl.metrics.likelihood import CapPassedError, joint_bound, log_likelihood_
 from ffrl.models import FlowModel
 from ffrl.models.autoencoder import Posterior
 from ffrl.presets import OWN_SETTINGS, Preset, find_preset
+from ffrl.report.contents import RunContents
+from ffrl.report.page import trained
 from ffrl.run import RunConfig, load_flow, load_trained
 from ffrl.systems import SYSTEMS, build
 from ffrl.systems.topographic_vae import TopographicVAE
@@ -272,6 +274,16 @@ def test_a_run_of_a_system_is_loaded_as_it_was_trained(tmp_path: Path, capsys: p
     assert end.value.code == 2
     assert "expected a system with a flow" in capsys.readouterr().err
     assert not (run / "evaluation.json").exists()
+
+
+def test_a_report_names_the_system() -> None:
+    configs = [
+        {"data": "digits", "preset": Preset().override([f"system={name}"]).to_dict()} for name in ("flow", "vae")
+    ]
+    runs = [RunContents("run", Path("run"), config, None, None, (), ()) for config in configs]
+    assert "separable potentials, full supervision" in trained(runs[:1])
+    assert trained(runs[1:]) == "Trained on digits, latent dimension 32, system vae."
+    assert "potentials" not in trained(runs)
 
 
 def test_a_run_from_before_there_were_systems_is_refused_in_one_line(tmp_path: Path) -> None:
