@@ -5,15 +5,15 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-_HIDDEN_LAYERS = 5
+_HIDDEN_LAYERS = 6
 _SLOPE = 0.2
 
 
 class Discriminator(nn.Module):
     """log D(z)/(1 − D(z)) of codes z (N, D), (N,): the logarithm of the density ratio q(z) / Π_d q(z_d), once trained.
 
-    Six linear layers with leaky ReLU (slope 0.2) between, those inside `width` wide, as in Kim, Mnih, ICML 2018,
-    appendix A; there one layer more of two logits takes the place of the difference that is learned here.
+    Six layers of `width` with leaky ReLU (slope 0.2), as in Kim, Mnih, ICML 2018, and one linear number; there it is
+    two logits, of which only the difference counts.
     """
 
     def __init__(self, dim: int, width: int) -> None:

@@ -21,10 +21,10 @@ class Row:
 ROWS = (
     Row("vae", ("system=vae",)),
     Row("beta-vae", ("system=vae", "beta=4")),
-    Row("factor-vae", ("system=factor_vae",)),
+    Row("factor-vae", ("system=factor_vae", "discriminator_width=256", "discriminator_learning_rate=0.001")),
     Row("slow-vae", ("system=slow_vae",)),
     Row("tvae", ("system=topographic_vae",)),
-    Row("poflow", ("system=potential_traversal",)),
+    Row("poflow", ("system=potential_traversal", "wave_weight=100")),
     Row("ffrl", ()),
     Row("ffrl-weak", ("supervision=weak",)),
 )
