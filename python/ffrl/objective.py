@@ -134,7 +134,10 @@ def reconstruction_nats(model: FlowModel, z: Tensor, batch: SequenceBatch, prese
     """The sum over frames, mean over rows, for z_0…z_T (T + 1, B, D): all frames in one decoding."""
     rows = torch.arange(z.shape[1], device=z.device)[:, None]
     logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
-    return (frame_nats(logits, batch.frames, preset.likelihood) @ batch.weights).mean()
+    nats = frame_nats(logits, batch.frames, preset.likelihood)
+    # Autocast would round the product, which is as large as the loss, to its lower precision.
+    with torch.autocast(z.device.type, enabled=False):
+        return (nats @ batch.weights.float()).mean()
 
 
 def frame_nats(logits: Tensor, frames: Tensor, likelihood: str) -> Tensor:

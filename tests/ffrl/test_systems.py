@@ -27,6 +27,7 @@ from ffrl.systems.topographic_vae import TopographicVAE
 from ffrl.systems.vae import VAE
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import load_checkpoint
+from ffrl.training.processes import connect
 from small_systems import SETTINGS, batch_of, frames_of, preset_of, system_of
 
 every_system = pytest.mark.parametrize("name", SYSTEMS)
@@ -73,6 +74,21 @@ def test_the_log_has_the_terms_as_columns(name: str, small_preset: Preset, digit
     (row,) = csv.DictReader((tmp_path / "log.csv").read_text().splitlines())
     assert list(row) == ["iteration", "seconds", "learning_rate", *run.model.terms._fields]
     assert all(math.isfinite(float(value)) for value in row.values())
+
+
+@every_system
+def test_in_bfloat16_the_losses_are_summed_in_float32(
+    name: str, small_preset: Preset, digits: Digits, tmp_path: Path
+) -> None:
+    preset, fabric = preset_of(name, small_preset), connect("cpu", "bf16-mixed")
+    low = Trainer(preset, Budget(iterations=9), few(digits), tmp_path / "low", 3, fabric)
+    full = trainer(preset, digits, tmp_path / "full")
+    for _ in range(3):
+        found, expected = low.step()._asdict(), full.step()._asdict()
+        for term in ("loss", "reconstruction", "kl"):
+            assert found[term].dtype == torch.float32
+            assert not torch.equal(found[term].bfloat16().float(), found[term]), term
+            assert found[term].item() == pytest.approx(expected[term].item(), rel=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "factor_vae"])

@@ -65,10 +65,12 @@ class VAE(System):
     def evidence(self, batch: SequenceBatch, posterior: Posterior, z: Tensor) -> tuple[Tensor, Tensor]:
         """Means over images of −log p(x|z) and KL(q(z|x) ‖ N(0, I))."""
         logits = self.autoencoder.decode_logits(z).float()
-        weights = batch.weights / batch.weights.sum()
         nats = frame_nats(logits, batch.frames, self.preset.likelihood)
         kl = posterior.kl_to_standard_normal().unflatten(0, z.shape[:2])
-        return (nats @ weights).mean(), (kl @ weights).mean()
+        weights = batch.weights.float() / batch.weights.float().sum()
+        # Autocast would round the products to its lower precision.
+        with torch.autocast(z.device.type, enabled=False):
+            return (nats @ weights).mean(), (kl @ weights).mean()
 
     def codes(self, frames: Tensor) -> Tensor:
         """Posterior means, frame by frame."""
