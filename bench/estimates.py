@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/estimates"))
     a = parser.parse_args()
 
-    from ffrl.run import RunConfig, load_trained
+    from ffrl.run import RunConfig, load_flow
     from ffrl_fast import hessian, integrate, laplacian, log_det, potential_field
 
     config = RunConfig.load(a.run)
     data = config.load_data()
-    model, _ = load_trained(a.run, config, data.format)
+    model, _ = load_flow(a.run, config, data.format)
     g = torch.Generator().manual_seed(0)
     table: list[dict[str, object]] = []
     with torch.no_grad():

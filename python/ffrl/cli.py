@@ -1,4 +1,4 @@
-"""The command line: ffrl train, evaluate, traverse, experiment, report, study."""
+"""The command line: ffrl train, evaluate, traverse, experiment, report, study, table."""
 
 import sys
 from dataclasses import replace
@@ -18,8 +18,9 @@ from ffrl.metrics.summary import as_json, as_table
 from ffrl.options import RunArgument, ThreadsOption, use_threads
 from ffrl.presets import PRESETS, find_preset
 from ffrl.report import write_report
-from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_trained, source_commit
+from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_flow, source_commit
 from ffrl.study.command import study
+from ffrl.table.command import table
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
 from ffrl.training.processes import connect
@@ -158,8 +159,8 @@ def evaluate(
     measurements = []
     for run in runs:
         measurement = measure(run, request)
-        for table in measurement.tables():
-            console.print(table)
+        for shown in measurement.tables():
+            console.print(shown)
         for name, reason in measurement.missing.items():
             typer.echo(f"{name}: not measured: {reason}")
         typer.echo(f"wrote {write_measurement(run, measurement)}")
@@ -183,7 +184,7 @@ def traverse(
     use_threads(threads)
     config = RunConfig.load(run)
     data = config.load_data()
-    model, _ = load_trained(run, config, data.format)
+    model, _ = load_flow(run, config, data.format)
     potentials = match(model, data, sequences).potentials
     for path in draw_traversals(model, data, sequences, run / "traversal", potentials):
         typer.echo(f"wrote {path}")
@@ -203,6 +204,7 @@ def report(
 
 
 app.command()(study)
+app.command()(table)
 
 
 def main(arguments: list[str] | None = None) -> None:

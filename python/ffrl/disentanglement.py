@@ -1,5 +1,6 @@
 """The disentanglement scores of a model's encoder on a data set of images by factors."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ STATE_SEED = 20234
 
 @dataclass(frozen=True)
 class Disentanglement:
-    """The scores of the posterior means of `images` random images; factors: those that were asked about, in order."""
+    """The scores of the codes of `images` random images; factors: those that were asked about, in order."""
 
     dci: DCI
     mig: MIG
@@ -64,16 +65,23 @@ def require_factors(data: Dataset) -> FactorDataset:
     return data
 
 
-@torch.no_grad()
 def disentanglement(model: FlowModel, data: FactorDataset, images: int = IMAGES) -> Disentanglement:
-    """All scores, of random images, each factor's different values equally likely; for SAP the values of a cyclic
-    factor or one without order are categories. Factors of one value are left out.
+    """`scores_of_codes` of the posterior means."""
+    return scores_of_codes(lambda x: model.autoencoder.encode(x).mean, data, images)
+
+
+@torch.no_grad()
+def scores_of_codes(encode: Callable[[Tensor], Tensor], data: FactorDataset, images: int = IMAGES) -> Disentanglement:
+    """All scores, of the codes (B, D) that `encode` has for random images (B, C, H, W), each factor's different values
+    equally likely; for SAP the values of a cyclic factor or one without order are categories. Factors of one value are
+    left out.
     """
     factors = data.images.factors
     generator = torch.Generator().manual_seed(STATE_SEED)
     states = torch.stack([torch.randint(f.distinct, (images,), generator=generator) for f in factors], dim=1)
     columns = [column for column, factor in enumerate(factors) if factor.distinct > 1]
-    codes = torch.cat([_codes(model, data, part) for part in torch.split(states, IMAGES_AT_ONCE)]).numpy()
+    chunks = (to_unit(data.images.images(part)) for part in torch.split(states, IMAGES_AT_ONCE))
+    codes = torch.cat([encode(chunk) for chunk in chunks]).numpy()
     values = states[:, columns].numpy()
     categorical = [n for n, column in enumerate(columns) if factors[column].cyclic or not factors[column].ordered]
     return Disentanglement(
@@ -84,7 +92,3 @@ def disentanglement(model: FlowModel, data: FactorDataset, images: int = IMAGES)
         factors=tuple(factors[column].name for column in columns),
         images=images,
     )
-
-
-def _codes(model: FlowModel, data: FactorDataset, states: Tensor) -> Tensor:
-    return model.autoencoder.encode(to_unit(data.images.images(states))).mean

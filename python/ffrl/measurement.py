@@ -17,7 +17,7 @@ from ffrl.metrics import clustering
 from ffrl.metrics.folding import PathResidual
 from ffrl.metrics.likelihood import SequenceBound
 from ffrl.metrics.summary import SeedResult, Summary, summarise
-from ffrl.run import RunConfig, load_trained
+from ffrl.run import RunConfig, load_flow
 
 if TYPE_CHECKING:
     from ffrl.disentanglement import Disentanglement
@@ -124,7 +124,7 @@ def measure(run: Path, request: Request) -> Measurement:
     config = RunConfig.load(run)
     data = config.load_data()
     scores_of = _disentanglement_on(data) if request.disentanglement else None
-    model, iteration = load_trained(run, config, data.format)
+    model, iteration = load_flow(run, config, data.format)
     matching = match(model, data, request.sequences)
     common = (model, data, request.sequences, matching.potentials)
     likelihood, dynamics = config.preset.likelihood, model.dynamics

@@ -134,11 +134,14 @@ def reconstruction_nats(model: FlowModel, z: Tensor, batch: SequenceBatch, prese
     """The sum over frames, mean over rows, for z_0…z_T (T + 1, B, D): all frames in one decoding."""
     rows = torch.arange(z.shape[1], device=z.device)[:, None]
     logits = model.autoencoder.decode_logits(z[batch.times, rows]).float()
-    return (_frame_nats(logits, batch.frames, preset.likelihood) @ batch.weights).mean()
+    nats = frame_nats(logits, batch.frames, preset.likelihood)
+    # Autocast would round the product, which is as large as the loss, to its lower precision.
+    with torch.autocast(z.device.type, enabled=False):
+        return (nats @ batch.weights.float()).mean()
 
 
-def _frame_nats(logits: Tensor, frames: Tensor, likelihood: str) -> Tensor:
-    """−log p(x|z) of each frame (B, M), from logits and frames (B, M, C, H, W); "normal" up to its constant."""
+def frame_nats(logits: Tensor, frames: Tensor, likelihood: str) -> Tensor:
+    """−log p(x|z) of each frame (B, M) in nats, from logits and frames (B, M, C, H, W); "normal" up to its constant."""
     if likelihood == "normal":
         return 0.5 * (torch.sigmoid(logits) - frames).square().sum(dim=(2, 3, 4))
     return binary_cross_entropy_with_logits(logits, frames, reduction="none").sum(dim=(2, 3, 4))

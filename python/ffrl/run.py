@@ -13,6 +13,7 @@ from ffrl.files import read_json, write_json
 from ffrl.kinds import require_kinds
 from ffrl.models import FlowModel
 from ffrl.presets import Preset
+from ffrl.systems import System, build
 from ffrl.training.budget import Budget
 from ffrl.training.checkpoint import load_checkpoint
 
@@ -93,13 +94,13 @@ class RunConfig:
         }
 
 
-def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tuple[FlowModel, int]:
-    """The model of a run with its averaged weights, in evaluation mode, and how many iterations it was trained.
+def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tuple[System, int]:
+    """The system of a run with its averaged weights, in evaluation mode, and how many iterations it was trained.
 
     sequences: of the run's data.
     """
     checkpoint = load_checkpoint(run)
-    model = FlowModel(config.preset, sequences)
+    model = build(config.preset, sequences)
     checkpoint.require_shapes(run, "average", model.state_dict())
     average = checkpoint.part("average")
     for name, value in average.items():
@@ -107,6 +108,14 @@ def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tup
             raise UserError(f"{run}: expected finite weights, found NaN or infinity in {name}")
     model.load_state_dict(average)
     return model.eval().requires_grad_(False), checkpoint.iteration
+
+
+def load_flow(run: Path, config: RunConfig, sequences: SequenceFormat) -> tuple[FlowModel, int]:
+    """As `load_trained`, of a run whose system moves codes by a flow for each k. UserError: it has none."""
+    model, iteration = load_trained(run, config, sequences)
+    if not isinstance(model, FlowModel):
+        raise UserError(f"{run}: expected a system with a flow for each transformation, found {config.preset.system}")
+    return model, iteration
 
 
 def source_commit() -> str | None:

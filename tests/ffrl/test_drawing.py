@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ffrl.drawing import animation, curves, heat_map, save_gif, save_sequences, strip
+from ffrl.drawing import Dot, animation, curves, dot_plot, heat_map, save_gif, save_sequences, strip
 from ffrl.drawing.curves import COLOURS, HEIGHT, WIDTH
+from ffrl.drawing.dot_plot import PANEL_WIDTH, ROW_HEIGHT
 from ffrl.drawing.heat_map import CELL, DARK
-from ffrl.drawing.picture import ABSENT, TEXT_HEIGHT
+from ffrl.drawing.picture import ABSENT, TEXT_HEIGHT, text_width
 from ffrl.drawing.sequences import GAP
 
 GREY = torch.arange(3 * 2).reshape(3, 2, 1, 1, 1) / 5 * torch.ones(3, 2, 1, 84, 84)
@@ -84,3 +85,47 @@ def height_at(image: Image.Image, x: int, colour: tuple[int, int, int]) -> float
     """The mean y below the legend of the pixels of this colour, or nearly."""
     column = np.asarray(image)[40:, x].astype(int)
     return 40 + float(np.flatnonzero(np.abs(column - colour).sum(axis=1) < 60).mean())
+
+
+def test_a_dot_plot_has_each_dot_at_its_value() -> None:
+    references = {"perfect": 0.1, "pixels": 0.9, "black": 1.0}
+    panels = {
+        "a": {"one": Dot(0.25, 0.1, references), "two": Dot(0.75, None, references)},
+        "b": {"one": Dot(0.5, None, references), "two": Dot(0.5, 0.2, references)},
+    }
+    image = dot_plot(panels, "title", "error", "x", line=1.0)
+    # The axis ends a little beyond the largest number.
+    pixels_a_unit = PANEL_WIDTH / 1.04
+    left = 8 + text_width("two") + 8 if text_width("two") > text_width("one") else 8 + text_width("one") + 8
+    top = 3 * TEXT_HEIGHT + 10
+    for number, rows in enumerate(panels.values()):
+        for row, dot in enumerate(rows.values()):
+            x = left + number * (PANEL_WIDTH + 36) + dot.value * pixels_a_unit
+            y = top + (row + 0.5) * ROW_HEIGHT
+            assert image.getpixel((round(x), round(y))) == COLOURS[0]
+            between = image.getpixel((round(x + 0.07 * pixels_a_unit), round(y)))
+            assert (between != (255, 255, 255)) == (dot.sd is not None)
+    assert image.width > 2 * PANEL_WIDTH and image.height > top + 2 * ROW_HEIGHT
+
+
+def test_references_far_beyond_the_dots_do_not_squeeze_them() -> None:
+    near = dot_plot({"a": {"one": Dot(0.5, references={"r": 0.9})}}, "", "error", "", line=1.0)
+    far = dot_plot({"a": {"one": Dot(0.5, references={"r": 90.0})}}, "", "error", "", line=1.0)
+
+    def place(image: Image.Image) -> float:
+        found = [n for n, pixel in enumerate(pixels_of(image)) if pixel == COLOURS[0]]
+        return max(n % image.width for n in found if n // image.width > 3 * TEXT_HEIGHT + 10)
+
+    assert place(near) == place(far)
+    greens = [sum(green > max(red, blue) + 20 for red, green, blue in pixels_of(image)) for image in (near, far)]
+    assert greens[0] > 1.5 * greens[1] > 0  # the far one is in the legend only
+
+
+def test_dot_plots_of_rows_that_differ_are_refused() -> None:
+    for panels in ({}, {"a": {}}):
+        with pytest.raises(ValueError, match="panels: expected at least one with a row, found none"):
+            dot_plot(panels, "", "", "")
+    with pytest.raises(ValueError, match=r"panels: expected the rows \['x'\] in each, found others"):
+        dot_plot({"a": {"x": Dot(1)}, "b": {"y": Dot(1)}}, "", "", "")
+    with pytest.raises(ValueError, match="references: expected the same of every dot, at most 3, found others"):
+        dot_plot({"a": {"x": Dot(1), "y": Dot(1, references={"r": 1})}}, "", "", "")

@@ -25,7 +25,7 @@ def test_presets_survive_json_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("batch=96", "expected NAME=VALUE with NAME in autoencoder, latent_dim"),
+        ("batch=96", "expected NAME=VALUE with NAME in system, autoencoder, latent_dim"),
         ("batch_size", "expected NAME=VALUE"),
         ("batch_size=many", "--set batch_size: expected a whole number, found 'many'"),
         ("batch_size=0", "batch_size: expected at least 1, found 0"),

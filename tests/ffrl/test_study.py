@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 
 from few import few
+from ffrl.campaign.lock import sole_use
+from ffrl.campaign.runs import Plan
 from ffrl.cli import main
 from ffrl.composition import composition
 from ffrl.data import Digits, find_dataset
 from ffrl.errors import UserError
 from ffrl.files import read_json
-from ffrl.run import RunConfig, load_trained
-from ffrl.study.lock import sole_use
+from ffrl.run import RunConfig, load_flow
 from ffrl.study.measures import FOLDS, OFF_GRID, ON_GRID, StudyMeasures, measure
 from ffrl.study.results import as_markdown
-from ffrl.study.runs import Plan, StudyRun
+from ffrl.study.runs import StudyRun
 from ffrl.study.variants import Variant, all_variants, chosen
+from ffrl.training.budget import Budget
 from ffrl.training.checkpoint import Checkpoint, save_checkpoint
 
 VARIANT = Variant("autonomous", 4, "x0")
@@ -68,16 +70,17 @@ def test_a_choice_of_variants(digits: Digits) -> None:
 
 
 def test_what_is_left_to_do(tmp_path: Path, finished: Path) -> None:
-    plan = Plan(tmp_path, 2.0, True, "digits", None, 50)
-    new = StudyRun(plan, VARIANT, 7)
+    plan = Plan(tmp_path, Budget(minutes=2.0, processor_time=True), "digits", None, 50)
+    new = StudyRun(plan, 7, VARIANT)
     assert new.folder == tmp_path / "autonomous-4-x0" / "seed7"
     command = new.next_command()
     assert command is not None and command[: len(command) - 2] == [
-        sys.executable, "-P", "-m", "ffrl", "train", "--out", str(new.folder), "--data", "digits",
+        sys.executable, "-P", "-m", "ffrl", "train", "--out", str(new.folder), "--preset", "quickstart",
+        "--data", "digits",
         "--set", "time_embedding=none", "--set", "hj_weight=0", "--set", "substeps=4", "--set", "random_start=0",
         "--minutes", "2.0", "--processor-time", "--seed", "7",
     ]  # fmt: skip
-    done = StudyRun(Plan(finished, MINUTES, False, "digits", None, 3), VARIANT, 0)
+    done = StudyRun(Plan(finished, Budget(minutes=MINUTES), "digits", None, 3), 0, VARIANT)
     config = RunConfig.load(done.folder)
     replace(config, seed=7, budget=plan.budget).save(new.folder)
     new.require_ours()
@@ -96,7 +99,7 @@ def test_what_was_measured(finished: Path) -> None:
     folder = finished / VARIANT.name / "seed0"
     config = RunConfig.load(folder)
     data = config.load_data()
-    model, iteration = load_trained(folder, config, data.format)
+    model, iteration = load_flow(folder, config, data.format)
     found = StudyMeasures.load(folder)
     assert found is not None and found.iteration == iteration and found.seed == 0
     expected = composition(model, data, 4, 3)
@@ -158,9 +161,9 @@ def test_user_errors_are_one_line_and_code_2(
 
 
 def test_two_studies_never_share_a_folder(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with sole_use(finished):
+    with sole_use(finished, print):
         assert study(finished, "--only", VARIANT.name) == 2
-    assert "expected no study at work in it" in capsys.readouterr().err
+    assert "expected no other command at work in it" in capsys.readouterr().err
 
 
 def test_tables_by_hand() -> None:

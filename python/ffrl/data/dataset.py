@@ -103,12 +103,14 @@ class Dataset(ABC):
         generator: torch.Generator,
         whole_sequences: bool = False,
         one_transformation: bool = False,
+        neighbours: bool = False,
     ) -> Sampler[Any]:
         """Batches of the trained part, rows shared out equally among the transformations, a remainder at random.
 
         random_frames: how many distinct frames of 1…T are drawn for each row, besides frame 0. random_start:
         probability that each other factor is held at a random state. whole_sequences: render all frames, for who must
-        find k from them. one_transformation: all rows of a batch show the same, a random one.
+        find k from them. one_transformation: all rows of a batch show the same, a random one. neighbours: draw
+        pairs of neighbouring frames instead, as `draw_times` says.
         """
 
     @abstractmethod

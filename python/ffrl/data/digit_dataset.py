@@ -34,6 +34,7 @@ class DigitDataset(Dataset):
         generator: torch.Generator,
         whole_sequences: bool = False,
         one_transformation: bool = False,
+        neighbours: bool = False,
     ) -> SequenceSampler:
         return SequenceSampler(
             self.digits.train,
@@ -43,6 +44,7 @@ class DigitDataset(Dataset):
             generator,
             whole_sequences=whole_sequences,
             one_transformation=one_transformation,
+            neighbours=neighbours,
         )
 
     def count(self, part: Part, k: int) -> int:

@@ -38,6 +38,7 @@ class FactorSampler:
         random_frames: int,
         whole_sequences: bool = False,
         one_transformation: bool = False,
+        neighbours: bool = False,
     ) -> None:
         if not 1 <= random_frames <= sequences.num_steps:
             raise ValueError(f"random_frames: expected 1 to {sequences.num_steps}, found {random_frames}")
@@ -46,7 +47,8 @@ class FactorSampler:
         self.random_frames = random_frames
         self.whole_sequences = whole_sequences
         self.one_transformation = one_transformation
-        self._weights = frame_weights(sequences.num_steps, random_frames)
+        self.neighbours = neighbours
+        self._weights = frame_weights(sequences.num_steps, random_frames, neighbours)
 
     def draw(self) -> SequenceBatch:
         """The next batch."""
@@ -55,7 +57,8 @@ class FactorSampler:
     def plan(self) -> FactorPlan:
         """The next batch, to be rendered whole or in shares."""
         drawn = self.sequences.draw(self.batch_size, self.one_transformation)
-        times = draw_times(self.batch_size, self.sequences.num_steps, self.random_frames, self.sequences.generator)
+        steps, generator = self.sequences.num_steps, self.sequences.generator
+        times = draw_times(self.batch_size, steps, self.random_frames, generator, self.neighbours)
         return FactorPlan(drawn.index, times, drawn.states)
 
     def render(self, plan: FactorPlan) -> SequenceBatch:
@@ -110,10 +113,11 @@ class FactorDataset(Dataset):
         generator: torch.Generator,
         whole_sequences: bool = False,
         one_transformation: bool = False,
+        neighbours: bool = False,
     ) -> FactorSampler:
         """As `Dataset.sampler`; random_start changes nothing, since no state of the other factors is a plain one."""
         drawn = self.drawn("train", generator)
-        return FactorSampler(drawn, batch_size, random_frames, whole_sequences, one_transformation)
+        return FactorSampler(drawn, batch_size, random_frames, whole_sequences, one_transformation, neighbours)
 
     def count(self, part: Part, k: int) -> int:
         return self._part(part).count(k)

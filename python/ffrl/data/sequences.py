@@ -32,7 +32,7 @@ class SequenceSampler:
     distinct ones are drawn for each row. With probability `random_start` each OTHER factor of a row is held at a
     state drawn from 0…8, so that flows meet each other's outcomes; without it they compose badly. whole_sequences:
     render all frames, for who must find k from them. one_transformation: all rows of a batch show the same, a random
-    one.
+    one. neighbours: draw pairs of neighbouring frames instead, as `draw_times` says.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class SequenceSampler:
         generator: torch.Generator,
         whole_sequences: bool = False,
         one_transformation: bool = False,
+        neighbours: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
@@ -58,8 +59,9 @@ class SequenceSampler:
         self.generator = generator
         self.whole_sequences = whole_sequences
         self.one_transformation = one_transformation
+        self.neighbours = neighbours
         self._queue = torch.empty(0, dtype=torch.int64)
-        self._weights = frame_weights(NUM_STEPS, random_frames)
+        self._weights = frame_weights(NUM_STEPS, random_frames, neighbours)
 
     def draw(self) -> SequenceBatch:
         """The next batch."""
@@ -69,7 +71,7 @@ class SequenceSampler:
         """The next batch, to be rendered whole or in shares."""
         rows, factors = self.batch_size, len(TRANSFORMATIONS)
         digits, index = self._next_digits(), self._next_index()
-        times = draw_times(rows, NUM_STEPS, self.random_frames, self.generator)
+        times = draw_times(rows, NUM_STEPS, self.random_frames, self.generator, self.neighbours)
         start = torch.randint(0, NUM_STEPS + 1, (rows, factors), generator=self.generator)
         start *= torch.rand(rows, factors, generator=self.generator) < self.random_start
         start[torch.arange(rows), index] = 0

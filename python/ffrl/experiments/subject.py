@@ -13,7 +13,7 @@ from ffrl.data import Dataset
 from ffrl.errors import NoRoomError, UserError
 from ffrl.matching import match
 from ffrl.models import FlowModel
-from ffrl.run import RunConfig, load_trained
+from ffrl.run import RunConfig, load_flow
 
 MOST_SHOWN = 4
 """Sequences in a picture."""
@@ -46,7 +46,7 @@ class Subject:
                 for of in (data, unseen)
             )
             raise UserError(f"--data {unseen.name}: expected {expected}, as the run has, found {found}")
-        model, iteration = load_trained(run, config, data.format)
+        model, iteration = load_flow(run, config, data.format)
         return cls(config, data, model, iteration, match(model, data, sequences).potentials, sequences, unseen)
 
     @property

@@ -210,6 +210,16 @@ def refuse_above_cap(value: Tensor | float, cap: Tensor | float, name: str) -> N
         raise CapPassedError(f"{name}: expected at most {limit:.6g} nats, found {worst:.6g}")
 
 
+def log_likelihood(images: Tensor, frames: Tensor, likelihood: Likelihood) -> Tensor:
+    """log Π_t p(x_t|z_t), (B,) float64, of images (T + 1, B, …) as `SequenceModel.decode` gives them and frames alike.
+
+    CapPassedError: a value above `log_likelihood_caps`, which no image can reach.
+    """
+    found = _log_likelihood(images[:, None], frames[:, None], likelihood)[0]
+    refuse_above_cap(found, log_likelihood_caps(frames, likelihood), f"log Π_t p(x_t|z_t), {likelihood}")
+    return found
+
+
 def _log_likelihood(images: Tensor, frames: Tensor, likelihood: Likelihood) -> Tensor:
     """images (T + 1, S, B, …) as decoded, frames (T + 1, 1, B, …) → log Π_t p(x_t|z_t), (S, B) float64."""
     dims = (0, *range(3, images.ndim))

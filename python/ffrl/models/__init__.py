@@ -1,6 +1,7 @@
 """The networks: the autoencoders of images and the model that adds the latent flows to them."""
 
 from ffrl.models.autoencoder import Autoencoder, MLPAutoencoder, Posterior
+from ffrl.models.choice import build_autoencoder
 from ffrl.models.classifier import SequenceClassifier
 from ffrl.models.convolutional import ConvAutoencoder, LargeConvAutoencoder
 from ffrl.models.flow_model import FlowModel
@@ -15,4 +16,5 @@ __all__ = [
     "MLPAutoencoder",
     "Posterior",
     "SequenceClassifier",
+    "build_autoencoder",
 ]

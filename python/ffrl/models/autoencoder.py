@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 
 class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag exp(log_variance)), both (B, D)."""
+    """q(z|x) = N(mean, diag exp(log_variance)), both (…, D)."""
 
     mean: Tensor
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + σ·noise with standard normal `noise` (B, D)."""
+        """mean + σ·noise with standard normal `noise` (…, D)."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
     def kl_to_standard_normal(self) -> Tensor:
-        """KL(q ‖ N(0, I)) of each row, (B,): ½ Σ (μ² + σ² − 1 − log σ²)."""
-        return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance).sum(dim=1)
+        """KL(q ‖ N(0, I)) of each row, (…,): ½ Σ (μ² + σ² − 1 − log σ²)."""
+        return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance).sum(dim=-1)
 
 
 class Autoencoder(nn.Module):
@@ -41,6 +41,10 @@ class Autoencoder(nn.Module):
         """images (B, C, H, W) in [0, 1] → Posterior of (B, D)."""
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return Posterior(mean, log_variance)
+
+    def codes(self, images: Tensor) -> Tensor:
+        """images (…, C, H, W) → posterior means (…, D)."""
+        return self.encode(images.flatten(0, -4)).mean.unflatten(0, images.shape[:-3])
 
     def decode_logits(self, z: Tensor) -> Tensor:
         """z (…, D) → logits (…, C, H, W) of the Bernoulli p(x|z)."""

@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from ffrl.data.dataset import SequenceFormat
 from ffrl.errors import UserError
-from ffrl.models.autoencoder import Autoencoder, MLPAutoencoder
+from ffrl.models.choice import build_autoencoder
 from ffrl.models.classifier import SequenceClassifier
-from ffrl.models.convolutional import ConvAutoencoder, LargeConvAutoencoder
 from ffrl.models.path import FlowWithResidual
 from ffrl.models.potential_flow import PotentialFlow
 from ffrl.models.velocity_flow import VelocityFlow
@@ -32,7 +31,7 @@ class FlowModel(nn.Module):
 
     def __init__(self, preset: Preset, sequences: SequenceFormat) -> None:
         super().__init__()
-        self.autoencoder = _autoencoder(preset, sequences.image_shape)
+        self.autoencoder = build_autoencoder(preset, sequences.image_shape)
         count = len(sequences)
         self.num_steps, self.substeps = sequences.num_steps, preset.substeps
         self.dynamics = _FLOWS[preset.flow](preset, count)
@@ -114,11 +113,3 @@ class FlowModel(nn.Module):
         """start + 1 … start + steps, when the steps of the flow ask for the potential."""
         last = self.num_steps if steps is None else steps
         return start + torch.arange(1, last + 1, dtype=z0.dtype, device=z0.device)
-
-
-def _autoencoder(preset: Preset, image_shape: tuple[int, int, int]) -> Autoencoder:
-    if preset.autoencoder == "conv":
-        return ConvAutoencoder(preset.latent_dim, preset.conv_width, image_shape)
-    if preset.autoencoder == "conv_large":
-        return LargeConvAutoencoder(preset.latent_dim, preset.conv_width, image_shape)
-    return MLPAutoencoder(preset.latent_dim, preset.hidden, image_shape)

@@ -59,11 +59,12 @@ def page(runs: Sequence[RunContents]) -> str:
 
 def trained(runs: Sequence[RunContents]) -> str:
     """One sentence on what was trained, of the settings that all runs share."""
+    flows = all(_at(run.config, "preset.system") in (None, "flow") for run in runs)
+    of_flows = (("preset.time_embedding", "{} potentials"), ("preset.supervision", "{} supervision"))
     phrases = (
         ("data", "trained on {}"),
         ("preset.latent_dim", "latent dimension {}"),
-        ("preset.time_embedding", "{} potentials"),
-        ("preset.supervision", "{} supervision"),
+        *(of_flows if flows else (("preset.system", "system {}"),)),
         ("budget.iterations", "{} iterations"),
         ("budget.minutes", "{} min of training"),
     )

@@ -25,6 +25,11 @@ _UNITS = {
     "loss": "nats and penalties",
     "hj": "mean squared residual",
     "initial": "mean ‖∇u(z₀, 0)‖²",
+    "wave": "mean squared residual",
+    "transition": "nats, a pair",
+    "total_correlation": "nats",
+    "discrimination": "nats",
+    "scale_kl": "nats",
     "learning_rate": "per step",
 }
 _X = "iteration"

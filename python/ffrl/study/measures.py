@@ -3,23 +3,19 @@
 import statistics
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ffrl.campaign.measures import Measures
 from ffrl.composition import Composition, composition
 from ffrl.density import volume_changes
-from ffrl.errors import UserError
 from ffrl.evaluation import EquivarianceError
-from ffrl.files import read_json, write_json
-from ffrl.kinds import require_kinds
 from ffrl.matching import match
 from ffrl.residuals import path_residuals
-from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
-
-FILE_NAME = "measures.json"
+from ffrl.run import RunConfig, installed_versions, load_flow, source_commit
 
 FOLDS, ON_GRID, OFF_GRID, FINER, ITERATIONS = (
     "steps that fold",
@@ -33,43 +29,17 @@ OF_THE_FLOW = (FOLDS, ON_GRID, OFF_GRID, FINER, ITERATIONS)
 
 
 @dataclass(frozen=True)
-class StudyMeasures:
-    """asked: at most so many held-out sequences of each kind. values: by the columns of the table, means over
-    transformations or pairs of them. missing: why there is no value, by its name. composition: the same one by one,
-    with all references.
-    """
+class StudyMeasures(Measures):
+    """values: means over transformations or pairs of them. composition: the same one by one, with all references."""
 
-    asked: int
-    iteration: int
-    seed: int
-    data_checksum: str
-    values: dict[str, float]
-    missing: dict[str, str]
     composition: dict[str, Any]
-    versions: dict[str, str]
-    commit: str | None
-
-    @classmethod
-    def load(cls, run: Path) -> "StudyMeasures | None":
-        """From the folder `run`; None: not measured, or by a version that measured other things. UserError: no JSON, or
-        values of another type.
-        """
-        path = run / FILE_NAME
-        values = read_json(path) if path.exists() else {}
-        if values.keys() != {field.name for field in fields(cls)}:
-            return None
-        try:
-            require_kinds(cls, values)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        return cls(**values)
 
 
 def measure(run: Path, count: int) -> StudyMeasures:
     """Of the trained run in the folder `run`, on `count` held-out sequences of each kind or all of them."""
     config = RunConfig.load(run)
     data = config.load_data()
-    model, iteration = load_trained(run, config, data.format)
+    model, iteration = load_flow(run, config, data.format)
     potentials = match(model, data, count).potentials
     composed = composition(model, data, config.preset.substeps, count, potentials)
     values, missing = _of_composition(composed)
@@ -128,7 +98,7 @@ def main(run: str, count: str) -> None:
     """On one thread, as the run was trained."""
     torch.set_num_threads(1)
     folder = Path(run)
-    write_json(folder / FILE_NAME, asdict(measure(folder, int(count))))
+    measure(folder, int(count)).save(folder)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from ffrl.errors import UserError
-from ffrl.files import write_text
+from ffrl.campaign.runs import Plan
 from ffrl.metrics.summary import SeedResult, summarise
 from ffrl.study.measures import FOLDS, ITERATIONS, OF_THE_FLOW, OFF_GRID, ON_GRID
-from ffrl.study.runs import Plan, StudyRun
+from ffrl.study.runs import StudyRun
 from ffrl.study.variants import Variant
 from ffrl_fast.env import describe
-
-BEGIN, END = "<!-- study -->\n", "<!-- end of study -->"
-"""Between these two lines of a page stand the tables."""
 
 _DIGITS_AFTER_POINT = {ON_GRID: 4, OFF_GRID: 4, ITERATIONS: 0}
 
@@ -23,8 +18,8 @@ def as_json(plan: Plan, runs: Sequence[StudyRun], failed: Mapping[str, str]) -> 
     """All that was measured so far, by variant. failed: why, by the names of runs."""
     variants = list(dict.fromkeys(run.variant for run in runs))
     return {
-        "minutes": plan.minutes,
-        "processor_time": plan.processor_time,
+        "minutes": plan.budget.minutes,
+        "processor_time": plan.budget.processor_time,
         "threads": 1,
         "data": plan.data,
         "sequences": plan.sequences,
@@ -75,27 +70,6 @@ def as_markdown(study: Mapping[str, Any]) -> str:
         lines += [_row(variant, columns, seeds) for variant in measured]
     failed = [f"- {name}: {reason}" for name, reason in study["failed"].items()]
     return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else []), ""])
-
-
-def write_into(page: Path, table: str) -> None:
-    """Put the table between the marks of the page. UserError: it has none."""
-    before, after = _around(page)
-    write_text(page, f"{before}{BEGIN}{table}{END}{after}")
-
-
-def require_marks(page: Path) -> None:
-    """UserError unless `write_into` can write into this page."""
-    _around(page)
-
-
-def _around(page: Path) -> tuple[str, str]:
-    if not page.is_file():
-        raise UserError(f"--docs {page}: expected a page, found no such file")
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UserError(f"--docs {page}: expected the lines {BEGIN.strip()} and {END}, found not both")
-    return before, after
 
 
 def _row(variant: Mapping[str, Any], columns: Sequence[str], seeds: Sequence[int]) -> str:

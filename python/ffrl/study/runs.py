@@ -1,98 +1,38 @@
-"""One run of the study: where its folder is, and what is left to do in it."""
+"""One run of the study."""
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ffrl.errors import UserError
-from ffrl.run import CONFIG_NAME, RunConfig
+from ffrl.campaign.runs import PlannedRun
 from ffrl.study.measures import StudyMeasures
-from ffrl.study.variants import Variant
-from ffrl.training.budget import Budget
-from ffrl.training.checkpoint import read_progress
-
-_FFRL = (sys.executable, "-P", "-m")
+from ffrl.study.variants import BASE, Variant
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What all runs have in common. out: folder of the study. minutes, processor_time: of training of each run, on one
-    thread. data, root: as of `ffrl train`. sequences: at most so many held-out ones of each kind are measured.
-
-    UserError: no such budget.
-    """
-
-    out: Path
-    minutes: float
-    processor_time: bool
-    data: str
-    root: Path | None
-    sequences: int
-
-    def __post_init__(self) -> None:
-        _ = self.budget
-
-    @property
-    def budget(self) -> Budget:
-        """Of each run."""
-        return Budget(minutes=self.minutes, processor_time=self.processor_time)
-
-
-@dataclass(frozen=True)
-class StudyRun:
+class StudyRun(PlannedRun):
     """The run of one variant and one seed."""
 
-    plan: Plan
     variant: Variant
-    seed: int
 
     @property
-    def folder(self) -> Path:
-        """Of the run, as `ffrl train` writes it."""
-        return self.plan.out / self.variant.name / f"seed{self.seed}"
+    def label(self) -> str:
+        return self.variant.name
 
     @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.variant.name}, seed {self.seed}"
+    def base(self) -> str:
+        return BASE
 
-    def next_command(self) -> list[str] | None:
-        """Train, go on training, measure, or None when all is done."""
-        if not (self.folder / CONFIG_NAME).exists():
-            return self._train()
-        progress = read_progress(self.folder)
-        if progress is None or self.plan.budget.fraction(*progress) < 1:
-            return [*_FFRL, "ffrl", "train", "--resume", "--out", str(self.folder), "--threads", "1"]
-        if self.measures() is None:
-            return [*_FFRL, "ffrl.study.measures", str(self.folder), str(self.plan.sequences)]
-        return None
+    @property
+    def settings(self) -> Sequence[str]:
+        return self.variant.settings
 
-    def require_ours(self) -> None:
-        """UserError: the folder holds a run of another study."""
-        if not (self.folder / CONFIG_NAME).exists():
-            return
-        found = RunConfig.load(self.folder)
-        expected = {
-            "settings": (self.variant.preset, found.preset),
-            "--minutes": (self.plan.budget, found.budget),
-            "--data": (self.plan.data, found.data),
-            "seed": (self.seed, found.seed),
-        }
-        differing = [name for name, (asked, there) in expected.items() if asked != there]
-        if differing:
-            raise UserError(f"{self.folder}: expected a run of this study, found other {', '.join(differing)}")
+    @property
+    def measuring(self) -> str:
+        return "ffrl.study.measures"
+
+    def found(self) -> StudyMeasures | None:
+        return StudyMeasures.load(self.folder)
 
     def measures(self) -> StudyMeasures | None:
-        """What was measured of the trained run, on so many sequences; None if nothing was yet."""
-        found = StudyMeasures.load(self.folder)
-        return found if found is not None and found.asked == self.plan.sequences else None
-
-    def _train(self) -> list[str]:
-        plan = self.plan
-        root = [] if plan.root is None else ["--root", str(plan.root)]
-        settings = [argument for setting in self.variant.settings for argument in ("--set", setting)]
-        clock = ["--processor-time"] if plan.processor_time else []
-        return [
-            *_FFRL, "ffrl", "train", "--out", str(self.folder), "--data", plan.data, *root, *settings,
-            "--minutes", str(plan.minutes), *clock, "--seed", str(self.seed), "--threads", "1",
-        ]  # fmt: skip
+        """What was measured of the trained run, on as many sequences as are asked for; None if nothing was yet."""
+        return self.found() if self.measured else None

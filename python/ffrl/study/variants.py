@@ -6,7 +6,10 @@ from itertools import product
 
 from ffrl.data import Dataset, FactorDataset
 from ffrl.errors import UserError
-from ffrl.presets import Preset
+from ffrl.presets import Preset, find_preset
+
+BASE = "quickstart"
+"""The preset that the variants change."""
 
 FLOWS: dict[str, tuple[str, ...]] = {
     "clocked": ("time_embedding=sinusoidal", "initial_weight=200", "collocation_points=1"),
@@ -44,7 +47,7 @@ class Variant:
     @property
     def preset(self) -> Preset:
         """The whole preset."""
-        return Preset().override(self.settings)
+        return find_preset(BASE).override(self.settings)
 
 
 def all_variants(data: Dataset) -> list[Variant]:

@@ -1,39 +1,41 @@
 """The training log: log.csv always, TensorBoard when asked for."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ffrl.errors import UserError
 from ffrl.files import write_text
-from ffrl.objective import Objective
 
 CSV_NAME = "log.csv"
-COLUMNS = ("iteration", "seconds", "learning_rate", *Objective._fields)
+COLUMNS = ("iteration", "seconds", "learning_rate")
+"""Before the terms of the objective."""
 
 
 class TrainingLog:
-    """Appends one row of COLUMNS per call of `write`.
+    """Appends one row per call of `write`: COLUMNS, then the terms of the objective.
 
-    iteration: where the run starts. Rows beyond it, written before an interruption but after the last checkpoint, are
-    dropped first, so that a resumed run has each row once.
+    terms: their names. iteration: where the run starts. Rows beyond it, written before an interruption but after the
+    last checkpoint, are dropped first, so that a resumed run has each row once.
     """
 
-    def __init__(self, run: Path, iteration: int, tensorboard: bool = False) -> None:
+    def __init__(self, run: Path, terms: Sequence[str], iteration: int, tensorboard: bool = False) -> None:
         path = run / CSV_NAME
-        write_text(path, "\n".join([",".join(COLUMNS), *_rows_until(path, iteration)]) + "\n")
+        self.columns = (*COLUMNS, *terms)
+        rows = _rows_until(path, iteration, len(self.columns))
+        write_text(path, "\n".join([",".join(self.columns), *rows]) + "\n")
         self._file = path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._tensorboard: Any = _summary_writer(run, iteration) if tensorboard else None
 
     def write(self, values: Mapping[str, float]) -> None:
-        """Append a row; `values` has the names COLUMNS."""
-        self._rows.writerow([f"{values[name]:.8g}" for name in COLUMNS])
+        """Append a row; `values` has the names of all columns."""
+        self._rows.writerow([f"{values[name]:.8g}" for name in self.columns])
         self._file.flush()
         if self._tensorboard is not None:
-            for name in COLUMNS[1:]:
+            for name in self.columns[1:]:
                 self._tensorboard.add_scalar(name, values[name], int(values["iteration"]))
 
     def close(self) -> None:
@@ -51,12 +53,12 @@ class TrainingLog:
         self.close()
 
 
-def _rows_until(path: Path, iteration: int) -> list[str]:
+def _rows_until(path: Path, iteration: int, columns: int) -> list[str]:
     if iteration == 0 or not path.exists():
         return []
     rows = _text(path).splitlines()[1:]
     # A killed run may leave a part of its last row; it lies beyond the checkpoint, like all that is dropped here.
-    whole = [row for row in rows if row.count(",") == len(COLUMNS) - 1]
+    whole = [row for row in rows if row.count(",") == columns - 1]
     try:
         return [row for row in whole if int(row.split(",")[0]) <= iteration]
     except ValueError as error:

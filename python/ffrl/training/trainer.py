@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from ffrl.data import Dataset, SequenceBatch
 from ffrl.errors import UserError
-from ffrl.models import FlowModel
-from ffrl.noise import Noise
-from ffrl.objective import Objective, objective
 from ffrl.presets import LARGEST_SIZE, Preset
+from ffrl.systems import System, Terms, build
+from ffrl.systems.system import Noise
 from ffrl.training.average import MovingAverage
 from ffrl.training.budget import Budget, learning_rate
 from ffrl.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
@@ -30,17 +29,16 @@ CHECKPOINT_EVERY_SECONDS = 60.0
 class _Step(nn.Module):
     """The objective as a module's forward, which is what Fabric runs on several devices and in mixed precision."""
 
-    def __init__(self, model: FlowModel, preset: Preset) -> None:
+    def __init__(self, model: System) -> None:
         super().__init__()
         self.model = model
-        self.preset = preset
 
-    def forward(self, batch: SequenceBatch, noise: Noise, temperature: float) -> Objective:
-        return objective(self.model, batch, self.preset, noise, temperature)
+    def forward(self, batch: SequenceBatch, noise: Noise, temperature: float) -> Terms:
+        return self.model.objective(batch, noise, temperature)
 
 
 class Trainer:
-    """Trains a FlowModel on the sequences of a data set.
+    """Trains the system of a preset on the sequences of a data set.
 
     run: the folder for log.csv and checkpoints; a checkpoint in it is
     continued exactly: under a budget of iterations an interrupted and resumed run ends with the same bits as one that
@@ -66,7 +64,6 @@ class Trainer:
             raise ValueError(f"accumulate: expected at least 1, found {accumulate}")
         preset.require_fit(data)
         self.preset = preset
-        self.format = data.format
         self.budget = budget
         self.run = run
         self.fabric = connect() if fabric is None else fabric
@@ -77,29 +74,29 @@ class Trainer:
         # Forked, so that the caller's random numbers are left as they were.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = FlowModel(preset, data.format)
+            self.model = build(preset, data.format)
         self.generator = torch.Generator().manual_seed(seed)
         self.sampler = data.sampler(
             preset.batch_size * self._shares,
             preset.random_frames,
             preset.random_start,
             self.generator,
-            whole_sequences=preset.supervision == "weak",
-            one_transformation=preset.convention == "paper_code",
+            **self.model.frame_choice._asdict(),
         )
         self.model.to(self.fabric.device)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
+            self.model.parameter_groups(),
             lr=preset.learning_rate,
             betas=(preset.adam_beta1, preset.adam_beta2),
             fused=True,
         )
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = MovingAverage(self.model, preset.ema_decay, preset.ema_every)
         self.iteration = 0
         self.seconds = 0.0
         if has_checkpoint(run):
             self._restore(load_checkpoint(run))
-        self._objective, self._fabric_optimizer = self.fabric.setup(_Step(self.model, preset), self.optimizer)
+        self._objective, self._fabric_optimizer = self.fabric.setup(_Step(self.model), self.optimizer)
 
     @property
     def _shares(self) -> int:
@@ -120,7 +117,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             log = progress = None
             if self.fabric.is_global_zero:
-                log = stack.enter_context(TrainingLog(self.run, self.iteration, tensorboard))
+                log = stack.enter_context(TrainingLog(self.run, self.model.terms._fields, self.iteration, tensorboard))
                 progress = stack.enter_context(TrainingProgress(console))
             interruption = stack.enter_context(Interruption())
             stop = False
@@ -153,36 +150,32 @@ class Trainer:
         assert isinstance(mean, Tensor)
         return mean
 
-    def step(self) -> Objective:
+    def step(self) -> Terms:
         """One iteration: a batch, the objective, its gradients, Adam, the moving average. UserError: see `train`.
 
         Returns the mean over the whole batch.
         """
         fraction = self.budget.fraction(self.iteration, self.seconds)
-        rate = learning_rate(
-            self.preset.learning_rate,
-            fraction,
-            self.iteration,
-            self.preset.warmup_iterations,
-            self.preset.schedule,
-        )
-        self.optimizer.param_groups[0]["lr"] = rate
+        warmup, schedule = self.preset.warmup_iterations, self.preset.schedule
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = learning_rate(rate, fraction, self.iteration, warmup, schedule)
         start, end = self.preset.temperature_start, self.preset.temperature_end
         temperature = start + (end - start) * fraction
         self._fabric_optimizer.zero_grad(set_to_none=True)
         plan = self.sampler.plan()
-        noise = Noise.draw(self.preset, self.format, len(plan.index), self.generator)
+        noise = self.model.draw_noise(len(plan.index), self.generator)
         found = []
         for part in range(self.accumulate):
             number = self.fabric.global_rank * self.accumulate + part
             batch = self.sampler.render(plan.share(number, self._shares)).to(self.fabric.device)
             own = noise.share(number, self._shares).to(self.fabric.device)
             with self.fabric.no_backward_sync(self._objective, enabled=part + 1 < self.accumulate):
-                terms: Objective = self._objective(batch, own, temperature)
+                terms: Terms = self._objective(batch, own, temperature)
                 self.fabric.backward(terms.loss / self.accumulate)
-            found.append(torch.stack(terms).detach())
+            found.append(torch.stack(tuple(terms)).detach())
         values = found[0] if len(found) == 1 else torch.stack(found).mean(0)
-        mean = Objective(*(values if self.fabric.world_size == 1 else self._mean(values)))
+        values = values if self.fabric.world_size == 1 else self._mean(values)
+        mean: Terms = self.model.terms(*values)
         if not torch.isfinite(mean.loss):
             raise UserError(
                 f"iteration {self.iteration + 1}: expected a finite loss, found {mean.loss.item()}; "
@@ -225,7 +218,7 @@ class Trainer:
         self.iteration, self.seconds = checkpoint.iteration, checkpoint.seconds
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        parameters = self.optimizer.param_groups[0]["params"]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             number, key = name.split("/")
@@ -240,14 +233,13 @@ class Trainer:
         state = self.optimizer.state_dict()["state"]
         return {f"{number}/{key}": value for number, values in state.items() for key, value in values.items()}
 
-    def _report(self, terms: Objective, log: TrainingLog, progress: TrainingProgress) -> None:
+    def _report(self, terms: Terms, log: TrainingLog, progress: TrainingProgress) -> None:
         values = {name: value.item() for name, value in terms._asdict().items()}
         rate = self.optimizer.param_groups[0]["lr"]
         log.write({"iteration": self.iteration, "seconds": self.seconds, "learning_rate": rate, **values})
-        equation = f"  HJ {values['hj']:.4f}" if self.preset.has_equation else ""
         progress.update(
             self.budget.fraction(self.iteration, self.seconds),
-            f"iteration {self.iteration}  loss {values['loss']:.0f}  KL {values['kl']:.1f}{equation}",
+            f"iteration {self.iteration}  {self.model.headline(values)}",
         )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ffrl.campaign.lock import sole_use
+from ffrl.campaign.page import Page
+from ffrl.campaign.processes import Job, run_jobs
 from ffrl.errors import UserError
-from ffrl.study.lock import sole_use
-from ffrl.study.processes import Job, run_jobs
 
 
 @pytest.fixture
@@ -83,14 +84,47 @@ def test_an_exception_kills_what_runs(job: Callable[..., Job], tmp_path: Path) -
         os.kill(int((tmp_path / "long" / "pid").read_text()), 0)
 
 
-def test_a_folder_is_held_until_the_last_process_ends(tmp_path: Path) -> None:
-    held = tmp_path / "study"
-    with sole_use(held) as descriptor:
-        with pytest.raises(UserError, match="expected no study at work in it, found one"), sole_use(held):
-            raise AssertionError("two at once")
-        left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[descriptor])
-    with pytest.raises(UserError, match="or runs that one left"), sole_use(held):
-        raise AssertionError("a process still holds it")
-    left.communicate()
-    with sole_use(held):
+def test_a_folder_is_held_by_one_command(tmp_path: Path) -> None:
+    told: list[str] = []
+    with (
+        sole_use(tmp_path / "runs", told.append),
+        pytest.raises(UserError, match=r"runs: expected no other command at work in it, found one"),
+        sole_use(tmp_path / "runs", told.append),
+    ):
+        raise AssertionError("two at once")
+    with sole_use(tmp_path / "runs", told.append):
         pass
+    assert told == []
+
+
+def test_what_a_killed_command_left_is_waited_for(tmp_path: Path) -> None:
+    with sole_use(tmp_path, print) as descriptor:
+        left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[descriptor])
+    told: list[str] = []
+
+    def let_it_end(text: str) -> None:
+        told.append(text)
+        assert left.poll() is None and left.stdin is not None
+        left.stdin.close()
+
+    with sole_use(tmp_path, let_it_end):
+        assert left.wait(timeout=10) == 0
+    assert told == [f"waiting for the runs in {tmp_path} that a killed command left at work"]
+
+
+@pytest.mark.parametrize("text", ["no marks\n", "<!-- study -->\n", "<!-- end of study -->\n<!-- study -->\n"])
+def test_a_page_has_marks(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    with pytest.raises(UserError, match="expected the lines <!-- study --> and <!-- end of study -->, found not both"):
+        Page(path, "study")
+
+
+def test_a_table_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("above\n<!-- study -->\nold\n<!-- end of study -->\nbelow\n<!-- table -->\n<!-- end of table -->\n")
+    for table in ("new\nlines\n", "newer\n"):
+        Page(path, "study").write(table)
+    assert path.read_text() == (
+        "above\n<!-- study -->\nnewer\n<!-- end of study -->\nbelow\n<!-- table -->\n<!-- end of table -->\n"
+    )

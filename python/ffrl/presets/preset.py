@@ -1,4 +1,4 @@
-"""Presets: every number that decides a training run, in one frozen dataclass."""
+"""Every number that decides a training run, in one frozen dataclass."""
 
 import dataclasses
 import math
@@ -11,14 +11,32 @@ from ffrl.kinds import require_kinds
 
 CONV_SIDES = {"conv": (4, 64), "conv_large": (16, 128)}
 """By how much the strided convolutions of an autoencoder shrink an image, and the largest side that it is for."""
+OWN_SETTINGS: dict[str, tuple[str, ...]] = {
+    "factor_vae": ("tc_weight", "discriminator_width", "discriminator_learning_rate"),
+    "slow_vae": ("transition_weight", "transition_rate"),
+    "topographic_vae": ("capsule_length",),
+    "potential_traversal": ("wave_weight",),
+}
+"""The settings that one system alone looks at."""
 LARGEST_SIZE = 1_000_000
 """Of a width, a depth or a batch: more is a slip of the finger, and no memory holds it."""
+
+_SIZES = (
+    "latent_dim", "conv_width", "potential_width", "potential_depth", "density_directions", "classifier_width",
+    "discriminator_width", "capsule_length", "substeps", "batch_size", "random_frames",
+)  # fmt: skip
+_WEIGHTS = (
+    "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight", "tc_weight", "transition_weight",
+    "wave_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Preset:
     """A training configuration. The defaults are the quickstart: D 32, separable potentials.
 
+    system: what is trained, by the names of `ffrl.systems.SYSTEMS`; "flow" is the one that this preset's flows, their
+        equation and the supervision belong to. Another does not look at their numbers.
     autoencoder: "mlp" with the widths `hidden`, or the paper's convolutions, `conv_width` their s: "conv" for images of
         up to 64 pixels, "conv_large" for 128.
     likelihood: of an image, "bernoulli" or "normal", N(x; decode(z), 1).
@@ -42,6 +60,11 @@ class Preset:
         of the residual, the initial condition and the flow KL (`ffrl.paper_code`), with one k a batch. There
         `hj_weight` T makes their sum over the steps, and density "row_sum" is their flow KL.
     random_start: probability that each other factor of a digit starts in a random state; images by factors always do.
+    tc_weight: of system "factor_vae", γ of its total correlation. discriminator_width, discriminator_learning_rate: of
+        its network of six layers; the paper's are 1000 and 1e-4, and γ 10 to 40.
+    transition_weight: of system "slow_vae", γ of KL(q(z_{t+1}) ‖ Laplace(z_t, 1/λ)); transition_rate: its λ.
+    capsule_length: of system "topographic_vae", a divisor of latent_dim; best at least T + 1.
+    wave_weight: of system "potential_traversal", of its wave equation and of its initial condition.
     schedule: of the learning rate after the warm-up: "cosine", to zero at the end of the budget, or "constant".
     ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
     supervision: "full": k of each sequence is known. "weak": it is inferred from the whole sequence and never shown;
@@ -52,6 +75,7 @@ class Preset:
     iterations: the default budget; the command line may give minutes instead.
     """
 
+    system: Literal["flow", "vae", "factor_vae", "slow_vae", "topographic_vae", "potential_traversal"] = "flow"
     autoencoder: Literal["mlp", "conv", "conv_large"] = "mlp"
     latent_dim: int = 32
     hidden: tuple[int, ...] = (512, 256)
@@ -84,6 +108,15 @@ class Preset:
     temperature_end: float = 0.5
     classifier_width: int = 128
 
+    tc_weight: float = 10.0
+    discriminator_width: int = 1000
+    discriminator_learning_rate: float = 1e-4
+
+    transition_weight: float = 10.0
+    transition_rate: float = 6.0
+    capsule_length: int = 16
+    wave_weight: float = 1.0
+
     learning_rate: float = 2e-3
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
@@ -97,13 +130,12 @@ class Preset:
         for name, kind in get_type_hints(type(self)).items():
             if kind is float:
                 self._require(name, math.isfinite(getattr(self, name)), "a finite number")
-        at_least_one = ("latent_dim", "conv_width", "potential_width", "potential_depth", "density_directions")
-        for name in (*at_least_one, "classifier_width", "substeps", "batch_size", "random_frames"):
+        for name in _SIZES:
             self._require(name, getattr(self, name) >= 1, "at least 1")
             self._require(name, getattr(self, name) <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
         for name in ("ema_every", "iterations"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_iterations", "beta", "hj_weight", "initial_weight", "flow_beta", "balance_weight"):
+        for name in ("warmup_iterations", *_WEIGHTS):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("collocation_points", self.collocation_points >= 0, "at least 0")
         self._require("collocation_points", self.collocation_points <= LARGEST_SIZE, f"at most {LARGEST_SIZE:,}")
@@ -112,7 +144,8 @@ class Preset:
         for name in ("temperature_start", "temperature_end"):
             self._require(name, getattr(self, name) > 0, "above 0")
         self._require("random_start", 0 <= self.random_start <= 1, "a probability")
-        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        for name in ("learning_rate", "discriminator_learning_rate", "transition_rate"):
+            self._require(name, getattr(self, name) > 0, "above 0")
         self._require("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "widths of at least 1")
         self._require("hidden", max(self.hidden) <= LARGEST_SIZE, f"widths of at most {LARGEST_SIZE:,}")
         for name, kind in get_type_hints(type(self)).items():
@@ -122,6 +155,17 @@ class Preset:
 
     def _require_sense(self) -> None:
         """UserError: settings that contradict each other."""
+        if self.system != "flow":
+            for name, only in (("supervision", "full"), ("convention", "per_sample"), ("flow", "potential")):
+                self._require(name, getattr(self, name) == only, f"{only} with system {self.system}")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for system, names in OWN_SETTINGS.items():
+            for name in names:
+                fits = self.system == system or getattr(self, name) == defaults[name]
+                self._require(name, fits, f"{defaults[name]} unless system is {system}")
+        if self.system == "topographic_vae":
+            fits = self.latent_dim % self.capsule_length == 0
+            self._require("capsule_length", fits, f"a divisor of latent_dim {self.latent_dim}")
         clocked, velocity = self.time_embedding == "sinusoidal", self.flow == "velocity"
         self._require("time_embedding", not (velocity and clocked), "no clock with flow velocity")
         self._require(
@@ -199,56 +243,6 @@ class Preset:
                 raise UserError(f"--set: expected NAME=VALUE with NAME in {', '.join(types)}; found {assignment!r}")
             changes[name] = _parse(name, text, types[name])
         return replace(self, **changes)
-
-
-_PAPER = Preset(
-    autoencoder="conv",
-    latent_dim=324,
-    conv_width=324,
-    potential_width=324,
-    potential_output="tanh",
-    time_embedding="sinusoidal",
-    batch_size=128,
-    random_frames=8,
-    random_start=0.0,
-    substeps=1,
-    hj_weight=1.0,
-    initial_weight=1.0,
-    density="exact",
-    learning_rate=1e-4,
-    adam_beta1=0.9,
-    adam_beta2=0.999,
-    warmup_iterations=0,
-    schedule="constant",
-    ema_decay=0.0,
-    ema_every=1,
-    iterations=90_000,
-)
-_PAPER_ROOM = replace(_PAPER, latent_dim=226, conv_width=226, potential_width=226, random_frames=7, iterations=100_000)
-
-PRESETS: dict[str, Preset] = {
-    "quickstart": Preset(),
-    "weak": Preset(supervision="weak"),
-    "clocked": Preset(time_embedding="sinusoidal", initial_weight=200.0, collocation_points=1),
-    "sprites": Preset(latent_dim=16, hidden=(256, 128), substeps=1, iterations=7_000),
-    # On these rooms an MLP learns more in a minute than a small ConvAutoencoder: a step is cheaper and goes further.
-    "shapes": Preset(latent_dim=16, hidden=(256, 128), substeps=1, batch_size=30, iterations=7_000),
-    "mnist-paper": _PAPER,
-    "mnist-paper-code": replace(_PAPER, convention="paper_code", density="row_sum", hj_weight=8.0),
-    "shapes3d-paper": _PAPER_ROOM,
-    "falcor3d-paper": replace(_PAPER, autoencoder="conv_large", random_frames=4, iterations=100_000),
-    "isaac3d-paper": replace(_PAPER, autoencoder="conv_large", random_frames=3, iterations=100_000),
-}
-"""The presets by name. Those of the paper have the sizes, steps, batch and Adam that its public code gives for each
-data set, the paper's objective with all weights 1, and every frame decoded; they want a GPU. `mnist-paper-code` has
-the public code's objective."""
-
-
-def find_preset(name: str) -> Preset:
-    """The preset of this name. UserError names those that exist."""
-    if name not in PRESETS:
-        raise UserError(f"--preset: expected {' or '.join(PRESETS)}, found {name!r}")
-    return PRESETS[name]
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
