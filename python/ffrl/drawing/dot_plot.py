@@ -15,8 +15,10 @@ _GAP, _MARGIN, _BOTTOM = 36, 8, 34
 # Pillow's lines have hard edges; drawn larger and shrunk they are smooth.
 _FINER = 3
 _RADIUS = 4.5
+# A ring about a dot shows behind it.
+_RING_RADIUS = 7.0
 _HALF_TICK = 7.0
-_SIGN_WIDTH = 14
+_SIGN_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def dot_plot(
     large = Image.new("RGB", (size[0] * _FINER, size[1] * _FINER), BACKGROUND)
     pen = _Pen(large)
     for sign, (place, _) in zip((_disc, *_SIGNS), legend, strict=False):
-        sign(pen, place + _RADIUS, 1.5 * TEXT_HEIGHT + 3)
+        sign(pen, place + _RING_RADIUS, 1.5 * TEXT_HEIGHT + 3)
     for number, rows in enumerate(panels.values()):
 
         def x(value: float, start: int = left + number * step) -> float:
@@ -102,7 +104,7 @@ class _Pen:
         self._draw.ellipse(_box(x, y, _RADIUS), fill=colour)
 
     def ring(self, x: float, y: float, colour: tuple[int, int, int]) -> None:
-        self._draw.ellipse(_box(x, y, _RADIUS), outline=colour, width=round(1.5 * _FINER))
+        self._draw.ellipse(_box(x, y, _RING_RADIUS), outline=colour, width=round(1.5 * _FINER))
 
 
 def _box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
