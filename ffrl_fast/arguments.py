@@ -77,6 +77,9 @@ class Selection:
         return Selection(self.potential, self.index, self.gates[:, step])
 
 
+_ONLY_ONE = Selection(0, None, None)
+
+
 def check_selection(
     index: int | Tensor | None, gates: Tensor | None, z: Tensor, bank: PotentialBank, gates_steps: int | None = None
 ) -> Selection:
@@ -95,7 +98,7 @@ def check_selection(
     if index is None:
         if k > 1:
             raise ValueError(f"index: the bank has {k} potentials; pass index (int or (B,) int64) or gates (B, {k})")
-        return Selection(0, None, None)
+        return _ONLY_ONE
     if isinstance(index, Tensor):
         if index.dtype != torch.int64:
             raise TypeError(f"index: expected dtype torch.int64, found {index.dtype}")

@@ -52,6 +52,8 @@ class NetworkShape:
     fields: dict[str, tuple[int, tuple[int, ...]]] = field(init=False, repr=False, compare=False)
     #: P, the number of parameters of one potential.
     num_parameters: int = field(init=False, repr=False, compare=False)
+    #: (width, depth, output is tanh, time embedding): what the native operators are told besides D.
+    native: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         d, h, n = self.dim, self.width, self.depth
@@ -73,11 +75,8 @@ class NetworkShape:
             offset += math.prod(shape)
         object.__setattr__(self, "fields", placed)
         object.__setattr__(self, "num_parameters", offset)
-
-    @property
-    def native(self) -> tuple[int, int, int, int]:
-        """(width, depth, output is tanh, time embedding): what the native operators are told besides D."""
-        return self.width, self.depth, int(self.out_activation == "tanh"), _NATIVE_TIME[self.time_embedding]
+        native = (h, n, int(self.out_activation == "tanh"), _NATIVE_TIME[self.time_embedding])
+        object.__setattr__(self, "native", native)
 
     @classmethod
     def from_native(cls, dim: int, native: Sequence[int]) -> NetworkShape:

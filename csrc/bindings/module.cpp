@@ -23,45 +23,83 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
+/// The numbers of a tuple one after another: a call has fifty of them, and pybind11's own conversion, which takes any
+/// object that has __index__, asks more of each than the engine does of a row.
+class Reader {
+ public:
+  explicit Reader(const py::tuple& of) : of_(of.ptr()), size_(PyTuple_GET_SIZE(of.ptr())) {}
+
+  Int integer() {
+    const Int value = PyLong_AsLongLong(next());
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+  }
+  double real() {
+    const double value = PyFloat_AsDouble(next());
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+  }
+  bool flag() { return integer() != 0; }
+  template <class T>
+  T* address() {
+    return reinterpret_cast<T*>(static_cast<Address>(integer()));
+  }
+
+ private:
+  PyObject* next() {
+    if (at_ == size_) throw py::value_error("expected a longer tuple of numbers");
+    return PyTuple_GET_ITEM(of_, at_++);
+  }
+
+  PyObject* of_;
+  py::ssize_t size_;
+  py::ssize_t at_ = 0;
+};
+
 /// One side of a problem, as ffrl_fast/native/problem.py spells it: addresses of theta, τ, dτ/dt; stride of theta; how
 /// many potentials τ holds; D, width, depth, out_tanh, time embedding.
 template <class T>
-ffrl::Network<T> network(const py::tuple& n) {
+ffrl::Network<T> network(const py::tuple& from) {
+  Reader n(from);
   ffrl::Network<T> net;
-  net.theta = at<const T>(n[0].cast<Address>());
-  net.tau = at<const T>(n[1].cast<Address>());
-  net.dtau = at<const T>(n[2].cast<Address>());
-  net.stride = n[3].cast<Int>();
-  net.conditioned = n[4].cast<Int>();
-  net.shape = {n[5].cast<Int>(), n[6].cast<Int>(), n[7].cast<Int>(), n[8].cast<bool>(),
-               static_cast<ffrl::TimeEmbedding>(n[9].cast<Int>())};
+  net.theta = n.address<const T>();
+  net.tau = n.address<const T>();
+  net.dtau = n.address<const T>();
+  net.stride = n.integer();
+  net.conditioned = n.integer();
+  net.shape.dim = n.integer();
+  net.shape.width = n.integer();
+  net.shape.depth = n.integer();
+  net.shape.out_tanh = n.flag();
+  net.shape.time = static_cast<ffrl::TimeEmbedding>(n.integer());
   return net;
 }
 
 /// threads, rows, potentials, moments, substeps, step, row_times, z, stride of z, t, selected, index, gates,
 /// gates_by_step, residual, tangent, whether the rows share it, row_sum, phase records (one a thread)
 template <class T>
-ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const py::object& force) {
+ffrl::Problem<T> problem(const py::tuple& call, const py::tuple& potential, const py::object& force) {
+  Reader c(call);
   ffrl::Problem<T> p;
-  p.threads = c[0].cast<int>();
-  p.rows = c[1].cast<Int>();
-  p.potentials = c[2].cast<Int>();
-  p.moments = c[3].cast<Int>();
-  p.substeps = c[4].cast<Int>();
-  p.step = static_cast<T>(c[5].cast<double>());
-  p.row_times = c[6].cast<bool>();
-  p.z = at<const T>(c[7].cast<Address>());
-  p.z_stride = c[8].cast<Int>();
-  p.t = at<const T>(c[9].cast<Address>());
-  p.selected = c[10].cast<Int>();
-  p.index = at<const Int>(c[11].cast<Address>());
-  p.gates = at<const T>(c[12].cast<Address>());
-  p.gates_by_step = c[13].cast<bool>();
-  p.residual = c[14].cast<bool>();
-  p.tangent = at<const T>(c[15].cast<Address>());
-  p.tangent_shared = c[16].cast<bool>();
-  p.row_sum = c[17].cast<bool>();
-  p.phases = at<ffrl::PhaseRecord>(c[18].cast<Address>());
+  p.threads = static_cast<int>(c.integer());
+  p.rows = c.integer();
+  p.potentials = c.integer();
+  p.moments = c.integer();
+  p.substeps = c.integer();
+  p.step = static_cast<T>(c.real());
+  p.row_times = c.flag();
+  p.z = c.address<const T>();
+  p.z_stride = c.integer();
+  p.t = c.address<const T>();
+  p.selected = c.integer();
+  p.index = c.address<const Int>();
+  p.gates = c.address<const T>();
+  p.gates_by_step = c.flag();
+  p.residual = c.flag();
+  p.tangent = c.address<const T>();
+  p.tangent_shared = c.flag();
+  p.row_sum = c.flag();
+  p.phases = c.address<ffrl::PhaseRecord>();
   p.potential = network<T>(potential);
   if (!force.is_none()) p.force = network<T>(force.cast<py::tuple>());
   if (p.row_times && (p.potential.computes_time() || (p.force && p.force.computes_time())))
@@ -69,13 +107,15 @@ ffrl::Problem<T> problem(const py::tuple& c, const py::tuple& potential, const p
   return p;
 }
 
-Address address(const py::tuple& of, int i) { return of[i].cast<Address>(); }
-
 /// Addresses of the gradients of z, t, theta, tau, dtau, force_theta, force_tau, gates, tangent.
 template <class T>
-ffrl::Gradients<T> gradients(const py::tuple& g) {
-  return {at<T>(address(g, 0)), at<T>(address(g, 1)), at<T>(address(g, 2)), at<T>(address(g, 3)), at<T>(address(g, 4)),
-          at<T>(address(g, 5)), at<T>(address(g, 6)), at<T>(address(g, 7)), at<T>(address(g, 8))};
+ffrl::Gradients<T> gradients(const py::tuple& from) {
+  Reader g(from);
+  ffrl::Gradients<T> to;
+  for (T** const x :
+       {&to.z, &to.t, &to.theta, &to.tau, &to.dtau, &to.force_theta, &to.force_tau, &to.gates, &to.tangent})
+    *x = g.address<T>();
+  return to;
 }
 
 /// outputs: addresses of u, dt, residual, hvp, row_sum, log_det, grad, path, tape; moments on the tape; address of
@@ -84,11 +124,12 @@ template <class T>
 void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& outputs) {
   const auto p = problem<T>(call, potential, force);
   ffrl::Outputs<T> out;
-  T** const to[] = {&out.u,       &out.dt,   &out.residual, &out.hvp, &out.row_sum,
-                    &out.log_det, &out.grad, &out.path,     &out.tape};
-  for (int i = 0; i < 9; ++i) *to[i] = at<T>(address(outputs, i));
-  out.taped = outputs[9].cast<Int>();
-  out.packed = at<T>(address(outputs, 10));
+  Reader o(outputs);
+  for (T** const x :
+       {&out.u, &out.dt, &out.residual, &out.hvp, &out.row_sum, &out.log_det, &out.grad, &out.path, &out.tape})
+    *x = o.address<T>();
+  out.taped = o.integer();
+  out.packed = o.address<T>();
   py::gil_scoped_release release;
   ffrl::forward(p, out);
 }
@@ -99,11 +140,11 @@ template <class T>
 void backward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& saved,
               const py::tuple& cotangents, const py::tuple& grads) {
   const auto p = problem<T>(call, potential, force);
-  const ffrl::Saved<T> kept{at<const T>(address(saved, 0)), at<T>(address(saved, 1)), saved[2].cast<Int>(),
-                            at<T>(address(saved, 3))};
+  Reader s(saved), b(cotangents);
+  const ffrl::Saved<T> kept{s.address<const T>(), s.address<T>(), s.integer(), s.address<T>()};
   ffrl::Cotangents<T> bar;
-  const T** const of[] = {&bar.u, &bar.dt, &bar.residual, &bar.hvp, &bar.row_sum, &bar.grad, &bar.path};
-  for (int i = 0; i < 7; ++i) *of[i] = at<const T>(address(cotangents, i));
+  for (const T** const x : {&bar.u, &bar.dt, &bar.residual, &bar.hvp, &bar.row_sum, &bar.grad, &bar.path})
+    *x = b.address<const T>();
   const auto to = gradients<T>(grads);
   py::gil_scoped_release release;
   ffrl::backward(p, kept, bar, to);
@@ -126,8 +167,8 @@ void loss(const py::tuple& call, const py::tuple& potential, const py::object& f
 template <class T>
 void curvature(const py::tuple& call, const py::tuple& potential, const py::tuple& out) {
   const auto p = problem<T>(call, potential, py::none());
-  const ffrl::Curvature<T> to{at<T>(address(out, 0)), at<T>(address(out, 1)), at<T>(address(out, 2)),
-                              at<T>(address(out, 3))};
+  Reader o(out);
+  const ffrl::Curvature<T> to{o.address<T>(), o.address<T>(), o.address<T>(), o.address<T>()};
   py::gil_scoped_release release;
   ffrl::curvature(p, to);
 }

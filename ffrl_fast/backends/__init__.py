@@ -2,8 +2,8 @@
 
 A backend answers ``can_run(request)`` with a reason. The automatic choice takes the first in order that can and does
 not ask to be named; a choice
-by name (argument, :func:`use_backend` or the environment variable ``FFRL_FAST_BACKEND``) that cannot run raises with
-its reason. Nothing is copied to another device or cast to another dtype to make a backend fit.
+by name (argument, :func:`use_backend` or, at import, the environment variable ``FFRL_FAST_BACKEND``) that cannot run
+raises with its reason. Nothing is copied to another device or cast to another dtype to make a backend fit.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ __all__ = [
 
 _IN_ORDER: tuple[Backend, ...] = (CpuBackend(), cuda_backend(), triton_backend(), ReferenceBackend())
 _BY_NAME = {backend.name: backend for backend in _IN_ORDER}
-# A plain global, not a context variable: torch.compile guards on the former and cannot trace the latter.
+# Plain globals, not context variables: torch.compile guards on the former and cannot trace the latter.
 _forced: str | None = None
+# Read once: a call takes a microsecond longer to ask the environment.
+_variable: str | None = os.environ.get("FFRL_FAST_BACKEND") or None
 
 
 def backends() -> tuple[str, ...]:
@@ -69,9 +71,8 @@ def choose(request: Request, backend: str | None = None) -> Backend:
         ValueError: for an unknown name.
         RuntimeError: when the backend asked for by name cannot run the request.
     """
-    variable = os.environ.get("FFRL_FAST_BACKEND") or None
-    if backend is not None or _forced is not None or variable is not None:
-        for name, source in ((backend, "backend"), (_forced, "use_backend"), (variable, "FFRL_FAST_BACKEND")):
+    if backend is not None or _forced is not None or _variable is not None:
+        for name, source in ((backend, "backend"), (_forced, "use_backend"), (_variable, "FFRL_FAST_BACKEND")):
             if name is not None:
                 candidate = _named(name, source)
                 verdict = candidate.can_run(request)

@@ -100,9 +100,9 @@ class Call:
     with_log_det: bool = False
 
     def request(self, operator: str) -> Request:
-        banks = (self.bank,) if self.force is None else (self.bank, self.force)
-        sizes = (self.bank.shape.dim, *(bank.shape.width for bank in banks))
-        return Request(operator, self.z.device.type, self.z.dtype, self.tangent is not None, sizes)
+        z, shape = self.z, self.bank.shape
+        sizes = (shape.dim, shape.width) if self.force is None else (shape.dim, shape.width, self.force.shape.width)
+        return Request(operator, z.device.type, z.dtype, self.tangent is not None, sizes)
 
     def of_force(self) -> Call:
         """The same rows through the force network."""

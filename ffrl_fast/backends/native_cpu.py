@@ -20,6 +20,7 @@ from ffrl_fast.backends.interface import (
 from ffrl_fast.backends.plain import ReferenceBackend
 
 _REFERENCE = ReferenceBackend()
+_DTYPES = (torch.float32, torch.float64)
 _ABLE = Verdict(True, f"C++ row tiles, {_core.isa()}; gradients of first order")
 
 
@@ -70,7 +71,7 @@ class CpuBackend:
     def can_run(self, request: Request) -> Verdict:
         if request.device != "cpu":
             return Verdict(False, f"runs on cpu tensors, not on {request.device}")
-        if request.dtype not in (torch.float32, torch.float64):
+        if request.dtype not in _DTYPES:
             return Verdict(False, f"has float32 and float64, not {request.dtype}")
         return _ABLE
 

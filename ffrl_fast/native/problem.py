@@ -101,11 +101,6 @@ def contiguous(x: Tensor | None) -> Tensor | None:
     return x if x is None or x.is_contiguous() else x.contiguous()
 
 
-def _network(theta: Tensor, tau: Tensor | None, dtau: Tensor | None, dim: int, shape: list[int]) -> tuple[int, ...]:
-    conditioned = tau.shape[0] if tau is not None else 1
-    return (address(theta), address(tau), address(dtau), theta.shape[1], conditioned, dim, *shape)
-
-
 # Address of one record a thread that calls add their phases' times to; 0: nothing is timed.
 _phase_records = 0
 
@@ -133,42 +128,51 @@ class Problem(NamedTuple):
     call: tuple[int | float, ...]
     potential: tuple[int, ...]
     force: tuple[int, ...] | None
-    alive: list[Tensor | None]
+    alive: tuple[Tensor | None, ...]
 
 
 def native_problem(i: Inputs) -> Problem:
-    """``i`` in numbers."""
-    # Rows of unit stride are read where they lie.
-    z = i.z if i.z.stride(1) == 1 or i.z.shape[1] == 1 else i.z.contiguous()
-    t = i.t if i.t.is_contiguous() else i.t.contiguous()
-    theta = i.theta if i.theta.is_contiguous() else i.theta.contiguous()
-    others = (i.tau, i.dtau, i.force_theta, i.force_tau, i.index, i.gates, i.tangent)
-    alive = [z, t, theta, *[x if x is None or x.is_contiguous() else x.contiguous() for x in others]]
-    tau, dtau, force_theta, force_tau, index, gates, tangent = alive[3:]
+    """``i`` in numbers. Written for the call whose own work is nothing: what is looked up once is not asked again."""
+    z, t, theta, substeps = i.z, i.t, i.theta, i.substeps
     rows, dim = z.shape
+    # Rows of unit stride are read where they lie.
+    if dim != 1 and z.stride(1) != 1:
+        z = z.contiguous()
+    t = t if t.is_contiguous() else t.contiguous()
+    theta = theta if theta.is_contiguous() else theta.contiguous()
+    tau, dtau, force_tau = contiguous(i.tau), contiguous(i.dtau), contiguous(i.force_tau)
+    force_theta = contiguous(i.force_theta)
+    index, gates, tangent = contiguous(i.index), contiguous(i.gates), contiguous(i.tangent)
+    potentials, stride = theta.shape
+    times = t.shape[0]
     call = (
         torch.get_num_threads(),
         rows,
-        theta.shape[0],
-        i.moments,
-        max(i.substeps, 1),
+        potentials,
+        times if substeps else 1,
+        substeps or 1,
         i.step,
-        not i.substeps and t.shape[0] > 1,
+        not substeps and times > 1,
         z.data_ptr(),
         z.stride(0),
         t.data_ptr(),
         i.potential,
-        address(index),
-        address(gates),
+        0 if index is None else index.data_ptr(),
+        0 if gates is None else gates.data_ptr(),
         gates is not None and gates.dim() == 3,
         i.residual,
-        address(tangent),
+        0 if tangent is None else tangent.data_ptr(),
         tangent is not None and tangent.dim() == 1,
         i.row_sum,
         _phase_records,
     )
-    force = None if force_theta is None else _network(force_theta, force_tau, None, dim, i.shape[4:])
-    return Problem(call, _network(theta, tau, dtau, dim, i.shape[:4]), force, alive)
+    conditioned = 1 if tau is None else tau.shape[0]
+    potential = (theta.data_ptr(), address(tau), address(dtau), stride, conditioned, dim, *i.shape[:4])
+    force = None
+    if force_theta is not None:
+        conditioned = 1 if force_tau is None else force_tau.shape[0]
+        force = (force_theta.data_ptr(), address(force_tau), 0, force_theta.shape[1], conditioned, dim, *i.shape[4:])
+    return Problem(call, potential, force, (z, t, theta, tau, dtau, force_theta, force_tau, index, gates, tangent))
 
 
 ENTRIES = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -259,7 +262,7 @@ class TestForcedBackends:
         of = bank(1, dtype=torch.bfloat16)
         assert potential_field(rows().bfloat16(), 0.5, of).grad.dtype == torch.bfloat16
 
-    def test_use_backend_nests_and_restores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_use_backend_nests_and_restores(self) -> None:
         of, z = bank(1), rows().requires_grad_()
 
         def native() -> bool:
@@ -272,16 +275,27 @@ class TestForcedBackends:
                 assert native()
             assert not native()
         assert native()
-        monkeypatch.setenv("FFRL_FAST_BACKEND", "reference")
-        assert not native()
 
-    def test_an_unknown_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unknown_name(self) -> None:
         with pytest.raises(ValueError, match="use_backend: expected one of"), ffrl_fast.use_backend("fpga"):
             pass
-        monkeypatch.setenv("FFRL_FAST_BACKEND", "fpga")
-        expected = "FFRL_FAST_BACKEND: expected one of 'cpu', 'cuda', 'triton', 'reference', found 'fpga'"
-        with pytest.raises(ValueError, match=expected):
-            potential_field(rows(), 0.5, bank(1))
+
+    def test_the_environment_chooses_at_import(self) -> None:
+        program = (
+            "import torch, ffrl_fast\n"
+            "bank = ffrl_fast.PotentialBank(1, 4)\n"
+            "try:\n"
+            "    print(type(ffrl_fast.potential_field(torch.zeros(2, 4), 0.5, bank).u.grad_fn).__name__)\n"
+            "except ValueError as error:\n"
+            "    print(error)\n"
+        )
+
+        def said(name: str) -> str:
+            environment = {**os.environ, "FFRL_FAST_BACKEND": name}
+            return subprocess.check_output([sys.executable, "-P", "-c", program], env=environment, text=True).strip()
+
+        assert said("") == "_FieldBackward" != said("reference")
+        assert said("fpga") == "FFRL_FAST_BACKEND: expected one of 'cpu', 'cuda', 'triton', 'reference', found 'fpga'"
 
     def test_explain_says_who_runs_and_why_not(self) -> None:
         table = ffrl_fast.explain(dtype=torch.bfloat16).splitlines()
