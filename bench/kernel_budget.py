@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,14 +87,9 @@ def _compile_triton(arch: int, name: str) -> Kernel:
     return Kernel(name, variant.num_warps, found, redundancy(compiled.asm["ttgir"]))
 
 
-def triton_kernels(arch: int, processes: int, dtypes: tuple[str, ...] = ("float32", "bfloat16")) -> list[Kernel]:
-    """Those that are launched for tensors of ``dtypes``, compiled."""
-    import torch
-
-    from ffrl_fast.triton_kernels import ahead_of_time
-
-    wanted = set(ahead_of_time.variants(arch, dtypes=[getattr(torch, dtype) for dtype in dtypes]))
-    names = [name for name, variant in triton_variants(arch).items() if variant in wanted]
+def triton_kernels(arch: int, processes: int) -> list[Kernel]:
+    """All of them, compiled."""
+    names = list(triton_variants(arch))
     with ProcessPoolExecutor(processes) as pool:
         return list(pool.map(_compile_triton, [arch] * len(names), names))
 
@@ -158,14 +153,14 @@ def complaints(kernel: Kernel, budget: dict[str, Any] | None) -> list[str]:
     return [f"{kernel.name}: {x}" for x in found]
 
 
-def check(arch: int, kernels: Iterable[Kernel], known: Iterable[str]) -> list[str]:
-    """Complaints about the kernels of an architecture, and about budgets that ``known`` kernels do not have."""
+def check(arch: int, kernels: Sequence[Kernel]) -> list[str]:
+    """Complaints about all kernels of one kind and architecture, and about budgets of that kind without a kernel."""
     budgets = json.loads(BUDGET.read_text())[str(arch)]
     found = [complaint for kernel in kernels for complaint in complaints(kernel, budgets.get(kernel.name))]
-    kind = next(iter(known)).split()[0]
-    return found + [
-        f"{name}: in the budget, but no kernel" for name in budgets if name.split()[0] == kind and name not in known
-    ]
+    names = {kernel.name for kernel in kernels}
+    (kind,) = {name.split()[0] for name in names}
+    gone = [name for name in budgets if name.split()[0] == kind and name not in names]
+    return found + [f"{name}: in the budget, but no kernel" for name in gone]
 
 
 def _markdown(by_arch: dict[int, list[Kernel]]) -> str:
@@ -209,9 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     for arch in ARCHITECTURES:
         for kernels in (triton_kernels(arch, arguments.processes), cuda_kernels(arch)):
             by_arch[arch] = by_arch.get(arch, []) + kernels
-            found += (
-                [] if arguments.write else [f"sm_{arch}: {x}" for x in check(arch, kernels, [k.name for k in kernels])]
-            )
+            found += [] if arguments.write else [f"sm_{arch}: {x}" for x in check(arch, kernels)]
         print(f"sm_{arch}: {len(by_arch[arch])} kernels", flush=True)
     if arguments.write:
         spilling = [x for kernels in by_arch.values() for k in kernels for x in complaints(k, k.as_json())]

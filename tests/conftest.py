@@ -10,8 +10,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads that wait must not spin. OpenMP asks when torch loads it, here and in children.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import torch  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import torch
+from hypothesis import HealthCheck, settings
 
 # The benchmarks are importable; last on the path, so that the source tree does not shadow the installed ffrl_fast.
 sys.path.append(str(Path(__file__).parents[1]))
