@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cases import Case, Inputs, cases, make
+from cases import Case, Inputs, cases, float32_errors, make
 from ffrl_fast import PotentialBank, autodiff, curvature, hessian, integrate, laplacian, log_det, potential_field
 from ffrl_fast.native import second_order
 from ffrl_fast.tolerances import (
@@ -76,12 +76,9 @@ def test_hessian_product_and_gradients(case: Case, direction: Direction, backend
 
 @pytest.mark.parametrize("case", [Case(300, 64, 64), Case(100, 324, 324, potentials=2, selection="index")], ids=str)
 def test_float32_errs_no_more_than_eager(case: Case) -> None:
-    exact = on_backend(make(case, torch.float32), "own", "reference")
-    inputs = make(case, torch.float32).to(torch.float32)
-    eager, found = on_backend(inputs, "own", "reference"), on_backend(inputs, "own", "cpu")
-    for name in exact:
-        bound = FLOAT32_TIMES_EAGER * relative_error(eager[name], exact[name]) + FLOAT32_FLOOR
-        assert relative_error(found[name], exact[name]) <= bound, name
+    errors = float32_errors(case, lambda inputs, backend: on_backend(inputs, "own", backend))
+    for name, (eager, found) in errors.items():
+        assert found <= FLOAT32_TIMES_EAGER * eager + FLOAT32_FLOOR, name
 
 
 @given(case=cases(max_rows=6, max_size=12).filter(lambda case: max(case.dim, case.width) <= 12))

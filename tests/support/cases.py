@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import ffrl_fast
 from ffrl_fast import PotentialBank, autodiff, reference
+from ffrl_fast.tolerances import relative_error
 
 Selection = Literal["int", "index", "gates"]
 
@@ -175,3 +177,25 @@ def by_oracle(inputs: Inputs) -> dict[str, Tensor]:
         ).u
     residual = reference.hj_residual(field.dt, field.grad, force)
     return _with_gradients((field.u, field.dt, field.grad, residual), inputs)
+
+
+def float32_errors(
+    case: Case, run: Callable[[Inputs, str], dict[str, Tensor]], native: str = "cpu", draws: int = 10
+) -> dict[str, tuple[float, float]]:
+    """Errors in float32 of eager torch and of a native backend, by the names of ``run``'s results.
+
+    Over several draws of the same shape taken as one vector: in a few a sum over rows may come out exact by luck.
+    """
+    drawn: dict[str, list[tuple[Tensor, ...]]] = {}
+    for seed in range(draws):
+        draw = dataclasses.replace(case, seed=case.seed + seed)
+        exact = run(make(draw, torch.float32), "reference")
+        inputs = make(draw, torch.float32).to(torch.float32)
+        eager, found = run(inputs, "reference"), run(inputs, native)
+        for name in exact:
+            drawn.setdefault(name, []).append((exact[name], eager[name], found[name]))
+    errors = {}
+    for name, results in drawn.items():
+        exact_all, eager_all, found_all = (torch.stack(x).detach() for x in zip(*results, strict=True))
+        errors[name] = relative_error(eager_all, exact_all), relative_error(found_all, exact_all)
+    return errors
