@@ -159,11 +159,12 @@ def test_moving_average_by_hand() -> None:
     values = [1.0, 2.0, 5.0]
     with torch.no_grad():
         model.weight.fill_(values[0])
-        average = MovingAverage(model, decay=0.9, every=2)
+        average = MovingAverage(model, decay=0.3, every=2)
         for iteration, value in enumerate((3.0, 4.0, 6.0, 8.0), start=1):
             model.weight.fill_(value)
             average.update(model, iteration)
-    expected = 0.81 * (0.81 * 1.0 + 0.19 * 4.0) + 0.19 * 8.0
+    young, old = (3 / 12) ** 2, 0.3**2  # at iteration 2, and at 4, where 5 / 14 is above the decay
+    expected = old * (young * 1.0 + (1 - young) * 4.0) + (1 - old) * 8.0
     assert average.state_dict()["weight"].item() == pytest.approx(expected)
 
 

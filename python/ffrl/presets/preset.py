@@ -66,7 +66,8 @@ class Preset:
     capsule_length: of system "topographic_vae", a divisor of latent_dim; best at least T + 1.
     wave_weight: of system "potential_traversal", of its wave equation and of its initial condition.
     schedule: of the learning rate after the warm-up: "cosine", to zero at the end of the budget, or "constant".
-    ema_decay: per iteration; the average is updated every `ema_every` iterations with ema_decay ** ema_every.
+    ema_decay: per iteration, less in the first few thousand (`ffrl.training.average`); the average is updated every
+        `ema_every` iterations.
     supervision: "full": k of each sequence is known. "weak": it is inferred from the whole sequence and never shown;
         one sample of q(k|x) by straight-through Gumbel-softmax moves each row, its temperature going from
         `temperature_start` to `temperature_end` over the budget.
