@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -166,6 +167,9 @@ def build(
     CACHE.mkdir(parents=True, exist_ok=True)
     options = [*_FLAGS, *_WARNINGS, *_SANITIZE[sanitize], *flags]
     with contextlib.ExitStack() as stack:
+        # Of several processes that want the same, one compiles and the others wait.
+        asked = _digest(repr((options, list(map(str, sources)), list(mutations))).encode())
+        fcntl.flock(stack.enter_context((CACHE / f"{asked}.lock").open("w")), fcntl.LOCK_EX)
         tree = ROOT
         if mutations:
             tree = _mutated_tree(Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve(), mutations)
