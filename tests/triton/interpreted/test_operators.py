@@ -12,7 +12,7 @@ from ffrl_fast.tolerances import BF16_PRODUCTS, FLOAT64_AGAINST_ORACLE, relative
 from gpu_checks import check_field, check_path
 
 
-@settings(max_examples=3)
+@settings(max_examples=1)
 @given(case=cases(max_rows=40, max_size=40).filter(lambda c: c.dim < 324 and c.width < 324))
 @example(case=Case(0, 3, 4, potentials=2, selection="index", force=True))
 @example(case=Case(1, 1, 1, out_activation="identity", time_embedding="none"))
@@ -35,7 +35,7 @@ def test_float32(case: Case) -> None:
     check_field(case, "triton", "ieee", "cpu")
 
 
-@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
 def test_float32_along_a_path(precision: str) -> None:
     check_path(Case(20, 6, 9, potentials=2, selection="index", force=True), "triton", precision, "cpu")
 
