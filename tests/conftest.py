@@ -22,14 +22,6 @@ settings.register_profile("thorough", max_examples=400, deadline=None, suppress_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-#: Files that take minutes. They go first, so that no worker is left with one at the end.
-LONGEST = ("test_in_the_interpreter.py", "test_budget.py", "test_compiled_faults.py", "test_ptx.py")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
 @pytest.fixture(params=["cpu", "reference"], scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
