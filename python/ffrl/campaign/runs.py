@@ -61,9 +61,14 @@ class PlannedRun(ABC):
         """What was measured in the folder, if anything was."""
 
     @property
+    def place(self) -> str:
+        """Of the run's folder in that of the campaign."""
+        return f"{self.label}/seed{self.seed}"
+
+    @property
     def folder(self) -> Path:
         """Of the run, as `ffrl train` writes it."""
-        return self.plan.out / self.label / f"seed{self.seed}"
+        return self.plan.out / self.place
 
     @property
     def log(self) -> Path:

@@ -33,7 +33,7 @@ def as_json(plan: Plan, runs: Sequence[StudyRun], failed: Mapping[str, str]) -> 
 
 
 def _variant_as_json(variant: Variant, runs: Sequence[StudyRun]) -> dict[str, Any]:
-    found = {run.folder: measures for run in runs if (measures := run.measures()) is not None}
+    found = {run.place: measures for run in runs if (measures := run.measures()) is not None}
     seeds: list[int] = []
     values, missing = {}, {}
     if found:
@@ -46,7 +46,7 @@ def _variant_as_json(variant: Variant, runs: Sequence[StudyRun]) -> dict[str, An
         "seeds": seeds,
         "values": values,
         "missing": missing,
-        "runs": {str(folder): asdict(measures) for folder, measures in found.items()},
+        "runs": {place: asdict(measures) for place, measures in found.items()},
     }
 
 

@@ -38,7 +38,7 @@ def as_json(
 
 
 def _row_as_json(row: Row, runs: Sequence[TableRun]) -> dict[str, Any]:
-    found = {run.folder: measures for run in runs if (measures := run.measures()) is not None}
+    found = {run.place: measures for run in runs if (measures := run.measures()) is not None}
     if not found:
         return {"settings": list(row.settings), "seeds": [], "values": {}, "runs": {}}
     first = next(iter(found.values()))
@@ -51,7 +51,7 @@ def _row_as_json(row: Row, runs: Sequence[TableRun]) -> dict[str, Any]:
         "seeds": list(summary.seeds),
         "values": {name: asdict(spread) for name, spread in summary.values.items()},
         "missing": first.missing,
-        "runs": {str(folder): asdict(measures) for folder, measures in found.items()},
+        "runs": {place: asdict(measures) for place, measures in found.items()},
     }
 
 
