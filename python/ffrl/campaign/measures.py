@@ -1,8 +1,11 @@
 """What is measured of a run: RUN/measures.json."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
+
+import torch
 
 from ffrl.errors import UserError
 from ffrl.files import read_json, write_json
@@ -46,3 +49,10 @@ class Measures:
     def save(self, run: Path) -> None:
         """Write measures.json into the folder `run`."""
         write_json(run / FILE_NAME, asdict(self))
+
+
+def measure_and_save(measure: Callable[[Path, int], Measures], run: str, sequences: str) -> None:
+    """What ``python -m MODULE RUN SEQUENCES`` does: on one thread, as the run was trained."""
+    torch.set_num_threads(1)
+    folder = Path(run)
+    measure(folder, int(sequences)).save(folder)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ffrl.campaign.measures import Measures
+from ffrl.campaign.measures import Measures, measure_and_save
 from ffrl.composition import Composition, composition
 from ffrl.density import volume_changes
 from ffrl.evaluation import EquivarianceError
@@ -94,12 +92,5 @@ def _mean_reconstruction(errors: Iterable[EquivarianceError]) -> float:
     return statistics.fmean(error.reconstruction_ratio for error in errors)
 
 
-def main(run: str, count: str) -> None:
-    """On one thread, as the run was trained."""
-    torch.set_num_threads(1)
-    folder = Path(run)
-    measure(folder, int(count)).save(folder)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    measure_and_save(measure, *sys.argv[1:])

@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ffrl.campaign.measures import Measures
+from ffrl.campaign.measures import Measures, measure_and_save
 from ffrl.data import Dataset, FactorDataset
 from ffrl.matching import Matching, match
 from ffrl.metrics.likelihood import SequenceBound
@@ -140,12 +138,5 @@ def _bound_as_json(bound: SequenceBound) -> dict[str, Any]:
     }
 
 
-def main(run: str, count: str) -> None:
-    """On one thread, as the run was trained."""
-    torch.set_num_threads(1)
-    folder = Path(run)
-    measure(folder, int(count)).save(folder)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    measure_and_save(measure, *sys.argv[1:])
