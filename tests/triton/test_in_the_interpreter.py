@@ -13,9 +13,10 @@ pytest.importorskip("triton")
 HERE = Path(__file__).parent
 
 
-def test_engine_in_the_interpreter() -> None:
+@pytest.mark.parametrize("name", sorted(path.name for path in (HERE / "interpreted").glob("test_*.py")))
+def test_in_the_interpreter(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted")],
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted" / name)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
