@@ -50,28 +50,14 @@ def sequence_bounds(
 
 def as_json(bounds: Sequence[SequenceBound]) -> list[dict[str, Any]]:
     """For a JSON file."""
-    return [
-        {
-            "samples": bound.samples,
-            "likelihood": bound.likelihood,
-            "mean": bound.mean,
-            "standard_error": bound.standard_error if len(bound.rows) > 1 else None,
-            "per_frame": bound.per_frame,
-            "cap_per_frame": bound.cap_per_frame,
-            "effective_samples": bound.effective.mean().item(),
-            "sequences": len(bound.rows),
-            "frames": bound.frames,
-            "meaning": bound.meaning,
-        }
-        for bound in bounds
-    ]
+    return [bound.as_json() | {"meaning": bound.meaning} for bound in bounds]
 
 
 def as_table(bounds: Sequence[SequenceBound]) -> Table:
     """For the terminal, with what is bounded in words below."""
     most = bounds[-1]
     title = f"log p(x_0…x_{most.frames - 1} | k), bounds in nats, {len(most.rows)} sequences, {most.likelihood}"
-    caption = f"A frame cannot exceed {most.cap_per_frame:.1f}. {most.meaning}"
+    caption = f"No model exceeds {most.cap_per_frame:.1f} a frame of these sequences. {most.meaning}"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for heading in ("samples", "a sequence", "± of the mean", "a frame", "effective\nsamples"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -50,6 +50,11 @@ def test_a_failed_job_is_named_and_the_others_go_on(job: Callable[..., Job]) -> 
     assert told == ["good"] and not outcome.interrupted
 
 
+def test_a_killed_command_is_not_told_by_what_others_said(job: Callable[..., Job]) -> None:
+    outcome = run_jobs([job("a", ["echo done", "kill -9 $$"])], 1, lambda job: None)
+    assert outcome.failed == {"a": "exit code -9"}
+
+
 def test_a_command_that_leaves_its_work_undone_is_not_repeated(tmp_path: Path) -> None:
     outcome = run_jobs([Job("idle", tmp_path / "log", lambda: ["true"])], 1, lambda job: None)
     assert outcome.failed == {"idle": "nothing came of true"}
@@ -117,6 +122,13 @@ def test_a_page_has_marks(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(text)
     with pytest.raises(UserError, match="expected the lines <!-- study --> and <!-- end of study -->, found not both"):
+        Page(path, "study")
+
+
+def test_a_page_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_bytes("<!-- study -->\n\xff<!-- end of study -->\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"--docs .*page\.md: expected text in UTF-8, found invalid start byte"):
         Page(path, "study")
 
 

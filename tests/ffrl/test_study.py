@@ -1,5 +1,6 @@
 """The study: its variants, what is left to do in a run's folder, what is measured, and the tables."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from ffrl.training.checkpoint import Checkpoint, save_checkpoint
 
 VARIANT = Variant("autonomous", 4, "x0")
 MINUTES = 0.0002
+CHECKSUM = find_dataset("digits").checksum()
 
 
 def run(*arguments: object) -> int:
@@ -70,7 +72,7 @@ def test_a_choice_of_variants(digits: Digits) -> None:
 
 
 def test_what_is_left_to_do(tmp_path: Path, finished: Path) -> None:
-    plan = Plan(tmp_path, Budget(minutes=2.0, processor_time=True), "digits", None, 50)
+    plan = Plan(tmp_path, Budget(minutes=2.0, processor_time=True), "digits", None, CHECKSUM, 50)
     new = StudyRun(plan, 7, VARIANT)
     assert new.folder == tmp_path / "autonomous-4-x0" / "seed7"
     command = new.next_command()
@@ -80,7 +82,7 @@ def test_what_is_left_to_do(tmp_path: Path, finished: Path) -> None:
         "--set", "time_embedding=none", "--set", "hj_weight=0", "--set", "substeps=4", "--set", "random_start=0",
         "--minutes", "2.0", "--processor-time", "--seed", "7",
     ]  # fmt: skip
-    done = StudyRun(Plan(finished, Budget(minutes=MINUTES), "digits", None, 3), 0, VARIANT)
+    done = StudyRun(Plan(finished, Budget(minutes=MINUTES), "digits", None, CHECKSUM, 3), 0, VARIANT)
     config = RunConfig.load(done.folder)
     replace(config, seed=7, budget=plan.budget).save(new.folder)
     new.require_ours()
@@ -93,6 +95,34 @@ def test_what_is_left_to_do(tmp_path: Path, finished: Path) -> None:
     assert done.next_command() is None
     # Measured on fewer sequences than are now asked for.
     assert replace(done, plan=replace(done.plan, sequences=4)).next_command() is not None
+    # Measured before it was trained anew.
+    shutil.copytree(done.folder, tmp_path / VARIANT.name / "seed0")
+    again = replace(done, plan=replace(done.plan, out=tmp_path))
+    assert again.next_command() is None
+    save_checkpoint(again.folder, Checkpoint({}, 10**6, 60 * MINUTES))
+    command = again.next_command()
+    assert command is not None and command[3] == "ffrl.study.measures"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data_checksum": "another"}, "other data"),
+        ({"accumulate": 2}, "other batches or precision"),
+        ({"precision": "bf16-mixed"}, "other batches or precision"),
+        ({"seed": 7}, "other seed"),
+    ],
+)
+def test_a_run_of_another_command_is_refused(
+    tmp_path: Path, finished: Path, change: dict[str, Any], named: str
+) -> None:
+    of_this = StudyRun(Plan(tmp_path, Budget(minutes=MINUTES), "digits", None, CHECKSUM, 3), 0, VARIANT)
+    config = RunConfig.load(finished / VARIANT.name / "seed0")
+    config.save(of_this.folder)
+    of_this.require_ours()
+    replace(config, **change).save(of_this.folder)
+    with pytest.raises(UserError, match=f"seed0: expected a run of this command, found {named}$"):
+        of_this.require_ours()
 
 
 def test_what_was_measured(finished: Path) -> None:

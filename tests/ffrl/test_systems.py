@@ -13,9 +13,9 @@ from torch.distributions import Bernoulli, Laplace, Normal
 
 from few import few
 from ffrl.cli import main
-from ffrl.data import DIGIT_FORMAT, Digits
+from ffrl.data import DIGIT_FORMAT, Digits, find_dataset
 from ffrl.errors import UserError
-from ffrl.metrics.likelihood import CapPassedError, joint_bound, log_likelihood_caps, of_flow_model
+from ffrl.metrics.likelihood import CapPassedError, joint_bound, of_flow_model
 from ffrl.models import FlowModel
 from ffrl.models.autoencoder import Posterior
 from ffrl.presets import OWN_SETTINGS, Preset, find_preset
@@ -187,16 +187,6 @@ def test_weights_of_the_topographic_vae_by_hand(small_preset: Preset, digits: Di
 
 
 @every_system
-@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
-def test_bounds_stay_under_their_cap(name: str, likelihood: str, small_preset: Preset, digits: Digits) -> None:
-    system = system_of(preset_of(name, small_preset, f"likelihood={likelihood}"))
-    frames, generator = frames_of(digits), torch.Generator().manual_seed(0)
-    bound = torch.stack([system.log_weights(frames, 0, generator) for _ in range(4)]).logsumexp(0) - math.log(4)
-    cap = log_likelihood_caps(frames, "normal" if likelihood == "normal" else "bernoulli")
-    assert bool((bound < cap).all())
-
-
-@every_system
 def test_weights_that_are_no_numbers_are_refused(name: str, small_preset: Preset, digits: Digits) -> None:
     system = system_of(preset_of(name, small_preset))
     with torch.no_grad():
@@ -266,12 +256,16 @@ def test_settings_without_sense_are_refused(changes: list[str], message: str) ->
 
 @pytest.mark.parametrize("preset", ["quickstart", "sprites", "shapes", "mnist-paper"])
 def test_every_system_goes_on_the_preset_of_the_data(preset: str) -> None:
+    format_of = {name: find_dataset(name).format for name in ("sprites", "shapes")}
+    format_of |= dict.fromkeys(("quickstart", "mnist-paper"), DIGIT_FORMAT)
     for name in SYSTEMS:
         changes = [
             f"system={name}",
             *(["capsule_length=12"] if (name, preset) == ("topographic_vae", "mnist-paper") else []),
         ]
-        assert find_preset(preset).override(changes).system == name
+        with torch.device("meta"):  # no weights: the paper's autoencoder has 71 million
+            system = build(find_preset(preset).override(changes), format_of[preset])
+        assert type(system) is SYSTEMS[name]
 
 
 def test_a_run_of_a_system_is_loaded_as_it_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

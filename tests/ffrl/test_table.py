@@ -69,7 +69,7 @@ def test_a_choice_of_rows() -> None:
 
 
 def test_the_command_of_a_run(tmp_path: Path) -> None:
-    plan = Plan(tmp_path, Budget(iterations=7), "sprites", None, 50)
+    plan = Plan(tmp_path, Budget(iterations=7), "sprites", None, "", 50)
     new = TableRun(plan, 3, chosen("beta-vae")[0])
     assert new.folder == tmp_path / "beta-vae" / "seed3" and new.name == "beta-vae, seed 3"
     assert new.next_command() == [
@@ -169,6 +169,13 @@ def test_user_errors_are_one_line_and_code_2(
     assert message in error and error.count("\n") == 1
 
 
+def test_a_page_has_an_ending(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page"
+    page.write_text("<!-- table of digits -->\n<!-- end of table of digits -->\n")
+    assert run("table", "--out", finished, *ARGUMENTS, "--docs", page) == 2
+    assert "page: expected a name with an ending, as table.md, found none" in capsys.readouterr().err
+
+
 def by_hand() -> dict[str, Any]:
     """A table of two seeds of one system, one of another, and none of a third."""
 
@@ -229,8 +236,8 @@ def test_markdown_by_hand() -> None:
         "| vae (seed 1) | 400 | – | 600 | 500 | 1,000 | 1,300 | affine |",
         "| ffrl | 400 ± 0 | 400 ± 0 | 600 ± 0 | 500 ± 0 | 1,000 ± 0 | 1,300 ± 0 | own |",
         "",
-        "The joint bound of log p(x_0…x_2 | k) a frame, normal, 64 samples, 20 sequences; no frame of theirs can "
-        "exceed -1000.0.",
+        "The joint bound of log p(x_0…x_2 | k) a frame, normal, 64 samples, 20 sequences, of which no "
+        "model exceeds -1000.0.",
         "",
         r"| system | joint bound a frame | accuracy of q(k\|x) | iterations | training seconds | parameters |",
         "|---|---|---|---|---|---|",

@@ -16,7 +16,7 @@ from ffrl.models import FlowModel
 from ffrl.presets import Preset
 from ffrl.systems import Comparable, System, build
 from ffrl.table import errors as table_errors
-from ffrl.table.bound import joint_bound
+from ffrl.table.bound import bound_of_system
 from ffrl.table.errors import TransitionErrors, fit_transitions, transition_errors
 
 
@@ -113,7 +113,7 @@ def test_training_sequences_decide_which_fitted_transition_counts() -> None:
 def test_the_bound_of_a_flow_is_the_joint_bound(small_preset: Preset, data: DigitDataset) -> None:
     model = system(small_preset, data)
     assert isinstance(model, FlowModel)
-    found = joint_bound(model, data, "bernoulli", samples=5, count=3, potentials=(2, 0, 1))
+    found = bound_of_system(model, data, "bernoulli", samples=5, count=3, potentials=(2, 0, 1))
     rows, effective = [], []
     for k, potential in enumerate((2, 0, 1)):
         expected = likelihood.joint_bound(
@@ -133,7 +133,7 @@ def test_the_bound_of_a_flow_is_the_joint_bound(small_preset: Preset, data: Digi
 
 def test_the_bound_of_independent_frames_is_one_of_log_p(small_preset: Preset, data: DigitDataset) -> None:
     model = system(small_preset, data, "system=vae")
-    one, many = (joint_bound(model, data, "bernoulli", samples, 2).mean for samples in (1, 200))
+    one, many = (bound_of_system(model, data, "bernoulli", samples, 2).mean for samples in (1, 200))
     assert one < many < 0
 
 
@@ -144,7 +144,7 @@ class Impossible(Pixels):
 
 def test_a_bound_above_its_cap_is_refused(data: DigitDataset) -> None:
     with pytest.raises(likelihood.CapPassedError, match="mean of the joint bound with 3 samples: expected at most"):
-        joint_bound(Impossible(), data, "bernoulli", 3, 2)
+        bound_of_system(Impossible(), data, "bernoulli", 3, 2)
 
 
 def test_the_mean_over_samples_is_one_of_weights(data: DigitDataset) -> None:
@@ -153,7 +153,7 @@ def test_the_mean_over_samples_is_one_of_weights(data: DigitDataset) -> None:
             noise = torch.rand(frames.shape[1], dtype=torch.float64, generator=generator)
             return noise - 10_000.0 * (k + 1)
 
-    found = joint_bound(Drawn(), data, "bernoulli", samples=4, count=2)
+    found = bound_of_system(Drawn(), data, "bernoulli", samples=4, count=2)
     for k in range(3):
         generator = torch.Generator().manual_seed(NOISE_SEED)
         draws = [torch.rand(2, dtype=torch.float64, generator=generator) for _ in range(4)]

@@ -9,7 +9,9 @@ from ffrl.files import write_text
 
 @dataclass(frozen=True)
 class Page:
-    """The page at `path`, with the lines <!-- name --> and <!-- end of name --> in it. UserError: they are not."""
+    """The page at `path`, with the lines <!-- name --> and <!-- end of name --> in it. UserError: they are not, or it
+    is no text.
+    """
 
     path: Path
     name: str
@@ -34,7 +36,11 @@ class Page:
     def _around(self) -> tuple[str, str]:
         if not self.path.is_file():
             raise UserError(f"--docs {self.path}: expected a page, found no such file")
-        before, begin, rest = self.path.read_text(encoding="utf-8").partition(self._begin)
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"--docs {self.path}: expected text in UTF-8, found {error.reason}") from None
+        before, begin, rest = text.partition(self._begin)
         _, end, after = rest.partition(self._end)
         if not (begin and end):
             raise UserError(

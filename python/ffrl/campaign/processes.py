@@ -25,7 +25,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """failed: the last line of the log of each job that a command of its left with an error, by its name."""
+    """failed: the last line that a command said which left with an error, or its exit code, by the job's name."""
 
     failed: dict[str, str]
     interrupted: bool
@@ -47,7 +47,8 @@ def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None], inh
         elif command == after:
             failed[job.name] = f"nothing came of {' '.join(command)}"
         else:
-            running.append(_Running(job, command, _process(command, job.log, inherited)))
+            said = job.log.stat().st_size if job.log.exists() else 0
+            running.append(_Running(job, command, said, _process(command, job.log, inherited)))
 
     with Interruption() as interruption:
         try:
@@ -65,7 +66,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None], inh
                     if one.process.returncode == 0:
                         start(one.job, after=one.command)
                     else:
-                        failed[one.job.name] = _last_line(one.job.log) or f"exit code {one.process.returncode}"
+                        failed[one.job.name] = _last_line(one) or f"exit code {one.process.returncode}"
                 time.sleep(POLL_SECONDS)
         finally:
             for one in running:
@@ -76,8 +77,11 @@ def run_jobs(jobs: Sequence[Job], at_once: int, done: Callable[[Job], None], inh
 
 @dataclass(frozen=True)
 class _Running:
+    """said: bytes of the log before this command."""
+
     job: Job
     command: list[str]
+    said: int
     process: "subprocess.Popen[bytes]"
 
 
@@ -95,6 +99,6 @@ def _process(command: list[str], log: Path, inherited: Sequence[int]) -> "subpro
         )
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def _last_line(of: _Running) -> str:
+    lines = of.job.log.read_bytes()[of.said :].decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""

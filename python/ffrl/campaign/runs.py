@@ -19,13 +19,15 @@ _PYTHON = (sys.executable, "-P", "-m")
 @dataclass(frozen=True)
 class Plan:
     """What all runs have in common. out: folder of the campaign. budget: of training of each run, on one thread. data,
-    root: as of `ffrl train`. sequences: at most so many held-out ones of each kind are measured.
+    root: as of `ffrl train`; data_checksum: of what is found there. sequences: at most so many held-out ones of each
+    kind are measured.
     """
 
     out: Path
     budget: Budget
     data: str
     root: Path | None
+    data_checksum: str
     sequences: int
 
 
@@ -93,9 +95,11 @@ class PlannedRun(ABC):
 
     @property
     def measured(self) -> bool:
-        """Whether the folder has measures of as many sequences as are asked for."""
-        found = self.found()
-        return found is not None and found.asked == self.plan.sequences
+        """Whether the folder has measures of its checkpoint, of as many sequences as are asked for."""
+        found, progress = self.found(), read_progress(self.folder)
+        if found is None or progress is None:
+            return False
+        return (found.asked, found.iteration) == (self.plan.sequences, progress[0])
 
     def require_ours(self) -> None:
         """UserError: the folder holds a run of other settings."""
@@ -107,7 +111,9 @@ class PlannedRun(ABC):
             "settings": (find_preset(self.base).override(list(self.settings)), found.preset),
             budget: (self.plan.budget, found.budget),
             "--data": (self.plan.data, found.data),
+            "data": (self.plan.data_checksum, found.data_checksum),
             "seed": (self.seed, found.seed),
+            "batches or precision": ((1, 1, "32-true"), (found.accumulate, found.processes, found.precision)),
         }
         differing = [name for name, (asked, there) in expected.items() if asked != there]
         if differing:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -102,6 +102,20 @@ class SequenceBound:
             f"{self.frames} frames given the transformation k, in nats a sequence, by {self.samples} importance "
             f"samples of z_0 from q(z_0|x_0), under {under}. It is not a sum of log p(x_t), nor an ELBO."
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return {
+            "samples": self.samples,
+            "likelihood": self.likelihood,
+            "mean": self.mean,
+            "standard_error": self.standard_error if len(self.rows) > 1 else None,
+            "per_frame": self.per_frame,
+            "cap_per_frame": self.cap_per_frame,
+            "effective_samples": self.effective.mean().item(),
+            "sequences": len(self.rows),
+            "frames": self.frames,
+        }
 
 
 @torch.no_grad()

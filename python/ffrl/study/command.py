@@ -43,8 +43,10 @@ def study(
     Interrupted, it goes on with the same command: what is done is not done again.
     """
     page = None if docs is None else Page(docs, "study")
-    plan = Plan(out, Budget(minutes=minutes, processor_time=processor_time), data, root, sequences)
-    variants = chosen(all_variants(find_dataset(data, root)), only)
+    loaded = find_dataset(data, root)
+    budget = Budget(minutes=minutes, processor_time=processor_time)
+    plan = Plan(out, budget, data, root, loaded.checksum(), sequences)
+    variants = chosen(all_variants(loaded), only)
     # Seed by seed, so that a study cut short compares all variants, and a slow hour meets them all.
     runs = [StudyRun(plan, seed, variant) for seed in range(seeds) for variant in variants]
 

@@ -59,12 +59,12 @@ class PotentialTraversal(FlowSystem):
     for each k, with a sinusoidal clock and one Euler step a step, whatever flow the preset has; their sizes and their
     output are the preset's. No force, no Hamilton–Jacobi equation, and no density along the flow.
 
-    What differs from the paper and its public code: all frames are decoded and compared, in the place of two
-    consecutive ones and a squared distance of codes; the wave equation is asked for at one random step of each row, not
-    at all of them, which has the same expectation; k is known, so nothing has to guess it from the images; what
+    What differs from the paper and its public code (docs/systems.md has more): any frames are decoded and compared, in
+    the place of two, and without a distance of codes; the wave equation is asked for at one random step of each row,
+    not at all of them, which has the same expectation; k is known, so nothing has to guess it from the images; what
     maximises the images' change along the flow (the Jacobian term, for traversals without data) is left out, since the
-    data say how they change. ∇·∇u is the Laplacian, where the code has the row sums of the Hessian, and ∂_t u that of
-    each row, where it sums over the batch.
+    data say how they change. ∇·∇u is the Laplacian, where the code has the row sums of the Hessian, ∂_t u that of
+    each row, where it sums over the batch, and ‖∇u‖² a sum over dimensions, where it has their mean.
     """
 
     terms = TraversalTerms

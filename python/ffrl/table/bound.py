@@ -12,7 +12,7 @@ from ffrl.systems import Comparable
 
 
 @torch.no_grad()
-def joint_bound(
+def bound_of_system(
     model: Comparable,
     data: Dataset,
     likelihood: Likelihood,

@@ -12,7 +12,7 @@ from ffrl.campaign.runs import Plan
 from ffrl.data import DATASETS, find_dataset
 from ffrl.errors import UserError
 from ffrl.files import read_json, write_text
-from ffrl.table.files import write_files, write_page
+from ffrl.table.files import require_ending, write_files, write_page
 from ffrl.table.markdown import as_markdown
 from ffrl.table.measures import RATIO
 from ffrl.table.results import as_json
@@ -61,11 +61,13 @@ def table(
     Interrupted, it goes on with the same command: what is done is not done again.
     """
     page = None if docs is None else Page(docs, f"table of {data}")
+    if page is not None:
+        require_ending(page)
     rows = chosen(models)
     loaded = find_dataset(data, root)
     for row in rows:
         row.preset(base_of(data)).require_fit(loaded)
-    plan = Plan(out, _budget(minutes, iterations, processor_time), data, root, sequences)
+    plan = Plan(out, _budget(minutes, iterations, processor_time), data, root, loaded.checksum(), sequences)
     # Seed by seed, so that a table cut short compares all systems, and a slow hour meets them all.
     runs = [TableRun(plan, seed, row) for seed in range(seeds) for row in rows]
 

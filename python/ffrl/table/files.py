@@ -6,6 +6,7 @@ from typing import Any
 
 from ffrl.campaign.page import Page
 from ffrl.drawing import save_png
+from ffrl.errors import UserError
 from ffrl.files import write_json, write_text
 from ffrl.table.chart import chart
 from ffrl.table.markdown import as_markdown
@@ -19,6 +20,12 @@ def write_files(folder: Path, name: str, table: Mapping[str, Any]) -> list[Path]
     write_text(paths[1], as_csv(table))
     picture = chart(table)
     return paths if picture is None else [*paths, save_png(picture, folder / f"{name}.png")]
+
+
+def require_ending(page: Page) -> None:
+    """UserError: the page's name has no ending, so that no folder beside it can have the name without."""
+    if not page.path.suffix:
+        raise UserError(f"--docs {page.path}: expected a name with an ending, as table.md, found none")
 
 
 def write_page(page: Page, table: Mapping[str, Any]) -> list[Path]:

@@ -85,8 +85,8 @@ def _others(measured: Mapping[str, System]) -> Iterable[str]:
     bound = next(iter(next(iter(measured.values()))["runs"].values()))["bound"]
     yield (
         f"The joint bound of log p(x_0…x_{bound['frames'] - 1} | k) a frame, {bound['likelihood']}, "
-        f"{bound['samples']} samples, {bound['sequences']} sequences; no frame of theirs can exceed "
-        f"{bound['cap_per_frame']:.1f}."
+        f"{bound['samples']} samples, {bound['sequences']} sequences, of which no model "
+        f"exceeds {bound['cap_per_frame']:.1f}."
     )
     yield ""
     known = {value for system in measured.values() for value in system["values"]}

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ffrl.campaign.measures import Measures, measure_and_save
 from ffrl.data import Dataset, FactorDataset
 from ffrl.matching import Matching, match
-from ffrl.metrics.likelihood import SequenceBound
 from ffrl.models import FlowModel
 from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
 from ffrl.systems import Comparable
-from ffrl.table.bound import joint_bound
+from ffrl.table.bound import bound_of_system
 from ffrl.table.errors import TransitionErrors, transition_errors
 from ffrl.training.checkpoint import read_progress
 
@@ -66,7 +65,7 @@ def measure(run: Path, count: int) -> TableMeasures:
         for k, name in enumerate(data.transformations)
     }
     bounded = min(BOUND_SEQUENCES, count)
-    bound = joint_bound(model, data, config.preset.likelihood, SAMPLES, bounded, matching.potentials)
+    bound = bound_of_system(model, data, config.preset.likelihood, SAMPLES, bounded, matching.potentials)
     values = {
         **_of_errors(errors),
         BOUND: bound.per_frame,
@@ -95,7 +94,7 @@ def measure(run: Path, count: int) -> TableMeasures:
         sees=model.sees,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         errors={name: {**asdict(error), "counted": error.counted} for name, error in errors.items()},
-        bound=_bound_as_json(bound),
+        bound=bound.as_json(),
         disentanglement=None if scores is None else scores.as_json(),
     )
 
@@ -122,20 +121,6 @@ def _scores(model: Comparable, data: FactorDataset) -> "Disentanglement":
 
     # Each image is a sequence of one frame.
     return scores_of_codes(lambda images: model.codes(images[None])[0], data)
-
-
-def _bound_as_json(bound: SequenceBound) -> dict[str, Any]:
-    return {
-        "samples": bound.samples,
-        "likelihood": bound.likelihood,
-        "mean": bound.mean,
-        "standard_error": bound.standard_error,
-        "per_frame": bound.per_frame,
-        "cap_per_frame": bound.cap_per_frame,
-        "effective_samples": bound.effective.mean().item(),
-        "sequences": len(bound.rows),
-        "frames": bound.frames,
-    }
 
 
 if __name__ == "__main__":
