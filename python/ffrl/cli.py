@@ -18,7 +18,16 @@ from ffrl.metrics.summary import as_json, as_table
 from ffrl.options import RunArgument, ThreadsOption, use_threads
 from ffrl.presets import PRESETS, find_preset
 from ffrl.report import write_report
-from ffrl.run import CONFIG_NAME, RunConfig, installed_versions, load_flow, source_commit
+from ffrl.run import (
+    CONFIG_NAME,
+    LARGEST_SEED,
+    RunConfig,
+    discard,
+    installed_versions,
+    load_flow,
+    require_no_run_file,
+    source_commit,
+)
 from ffrl.study.command import study
 from ffrl.table.command import table
 from ffrl.training import Budget, Trainer
@@ -53,7 +62,7 @@ def train(
         bool, typer.Option("--processor-time", help="Count the minutes of processor time, of all threads together.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, batches and noise. Default: 0.")
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, batches and noise. Default: 0.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; repeatable.")
@@ -102,7 +111,7 @@ def train(
     trainer = Trainer(
         config.preset, config.budget, loaded, out, config.seed, fabric, config.accumulate, checkpoint_every
     )
-    # Only now, when nothing about the settings can be wrong any more.
+    # Only now, when nothing about the settings can be wrong any more, but that they may ask for too much memory.
     if not resume and fabric.is_global_zero:
         config.save(out)
     start = f", from iteration {trainer.iteration}" if trainer.iteration else ""
@@ -113,7 +122,12 @@ def train(
             typer.echo(text)
 
     say(f"{out}: {loaded.describe()}, {config.budget.describe()}, seed {config.seed}{several}{start}")
-    trainer.train(Console(), tensorboard=tensorboard)
+    try:
+        trainer.train(Console(), tensorboard=tensorboard)
+    except Exception:
+        if not resume and fabric.is_global_zero and not has_checkpoint(out):
+            discard(out)
+        raise
     if not trainer.finished:
         say(f"interrupted at iteration {trainer.iteration}; go on with: ffrl train --resume --out {out}")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
@@ -147,8 +161,8 @@ def evaluate(
     use_threads(threads)
     if len(runs) == 1 and summary is not None:
         raise UserError("--summary: expected several runs, found one")
-    if summary is not None and summary.is_dir():
-        raise UserError(f"--summary {summary}: expected a file, found a folder")
+    if summary is not None:
+        require_no_run_file("--summary", summary)
     request = Request(sequences, _numbers("--samples", samples), bound_sequences, disentanglement)
     require_comparable(runs)
     summary = runs[0].parent / "summary.json" if summary is None else summary
@@ -217,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
         # Not standalone: there Typer frames what is wrong with the arguments, over several lines.
         code = app(given or ["--help"], prog_name="ffrl", standalone_mode=False)
     except typer.TyperException as error:
-        _fail(error.format_message())
+        _fail(f"{error.format_message()}{_given_instead(error, given)}")
     except KeyboardInterrupt:
         # Typer looks after those that come while a command works.
         code = INTERRUPTED_EXIT_CODE
@@ -236,6 +250,22 @@ def _fail(message: str) -> NoReturn:
     # Messages of libraries may have several lines.
     typer.echo(f"ffrl: {' '.join(line.strip() for line in message.splitlines())}", err=True)
     sys.exit(USER_ERROR_EXIT_CODE)
+
+
+def _given_instead(error: typer.TyperException, given: list[str]) -> str:
+    """What was found where the message says only what was expected."""
+    names = getattr(getattr(error, "param", None), "opts", ())
+    for argument, following in zip(given, [*given[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            return f", found {(value if equals else following)!r}"
+    if given and error.format_message() == f"No such command {given[0]!r}.":
+        return f" Commands: {', '.join(_command_names())}."
+    return ""
+
+
+def _command_names() -> list[str]:
+    return [command.callback.__name__ for command in app.registered_commands if command.callback is not None]
 
 
 def _new_run(

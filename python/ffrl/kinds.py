@@ -24,6 +24,14 @@ def require_kinds(cls: type, values: dict[str, Any]) -> None:
             raise UserError(f"{name}: expected {_described(kinds[name])}, found {value!r}")
 
 
+def is_finite_number(value: Any) -> bool:
+    """Whether `value` is an int or a float that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an int of hundreds of digits
+        return False
+
+
 def _is_of(value: Any, kind: Any) -> bool:
     origin, of = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -37,7 +45,7 @@ def _is_of(value: Any, kind: Any) -> bool:
     if kind is Any:
         return True
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return is_finite_number(value)
     if kind in (int, bool, str, NoneType):
         return type(value) is kind
     return isinstance(value, dict)

@@ -1,11 +1,14 @@
 """The run folder: config.json says how a run is trained, so that it can be resumed, evaluated and drawn."""
 
+import contextlib
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ffrl.data import Dataset, SequenceFormat, find_dataset
 from ffrl.errors import UserError
@@ -15,9 +18,12 @@ from ffrl.models import FlowModel
 from ffrl.presets import Preset
 from ffrl.systems import System, build
 from ffrl.training.budget import Budget
-from ffrl.training.checkpoint import load_checkpoint
+from ffrl.training.checkpoint import INDEX_NAME, load_checkpoint
+from ffrl.training.log import CSV_NAME
 
 CONFIG_NAME = "config.json"
+LARGEST_SEED = 2**32 - 1
+_OWN_FILES = (CONFIG_NAME, INDEX_NAME, CSV_NAME)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class RunConfig:
         for name, least in (("seed", 0), ("accumulate", 1), ("processes", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        if self.seed > LARGEST_SEED:
+            raise UserError(f"seed: expected at most {LARGEST_SEED}, found {self.seed}")
 
     def save(self, run: Path) -> None:
         """Write config.json into the folder `run`."""
@@ -94,6 +102,22 @@ class RunConfig:
         }
 
 
+def discard(run: Path) -> None:
+    """Remove what a run has written that failed before its first checkpoint, so that the folder may be used again."""
+    for name in (CONFIG_NAME, CSV_NAME):
+        (run / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other files are in it, or it is the working directory
+        run.rmdir()
+
+
+def require_no_run_file(option: str, path: Path) -> None:
+    """UserError: what an option names to be written is a folder, or a file that a run needs."""
+    if path.is_dir():
+        raise UserError(f"{option} {path}: expected a file, found a folder")
+    if path.suffix == ".safetensors" or ((path.parent / CONFIG_NAME).exists() and path.name in _OWN_FILES):
+        raise UserError(f"{option} {path}: expected a file of its own, found one of a run")
+
+
 def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tuple[System, int]:
     """The system of a run with its averaged weights, in evaluation mode, and how many iterations it was trained.
 
@@ -111,11 +135,28 @@ def load_trained(run: Path, config: RunConfig, sequences: SequenceFormat) -> tup
 
 
 def load_flow(run: Path, config: RunConfig, sequences: SequenceFormat) -> tuple[FlowModel, int]:
-    """As `load_trained`, of a run whose system moves codes by a flow for each k. UserError: it has none."""
+    """As `load_trained`, of a run whose system moves codes by a flow for each k. UserError: it has none, or one that
+    diverged.
+    """
     model, iteration = load_trained(run, config, sequences)
     if not isinstance(model, FlowModel):
-        raise UserError(f"{run}: expected a system with a flow for each transformation, found {config.preset.system}")
+        raise UserError(
+            f"{run}: expected a system with a flow for each transformation, found {config.preset.system}, which only "
+            "ffrl table measures"
+        )
+    _require_finite_flow(run, model, sequences)
     return model, iteration
+
+
+@torch.no_grad()
+def _require_finite_flow(run: Path, model: FlowModel, sequences: SequenceFormat) -> None:
+    z0 = model.autoencoder.encode(torch.zeros(1, *sequences.image_shape)).mean
+    for k, name in enumerate(sequences.transformations):
+        z = model.flow(z0, k, steps=sequences.num_steps)
+        if not (z.isfinite().all() and model.autoencoder.decode_logits(z[-1]).isfinite().all()):
+            raise UserError(
+                f"{run}: expected a flow that stays finite, found NaN or infinity along {name} from a black image"
+            )
 
 
 def source_commit() -> str | None:

@@ -53,6 +53,15 @@ def test_train_evaluate_traverse(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert animation.n_frames == 9
 
 
+def test_without_tensorboard_there_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert run("train", "--out", tmp_path / "run", "--tensorboard", *TINY) == 2
+    assert "--tensorboard: expected the package tensorboard, found none; pip install" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     assert run("train", "--out", tmp_path, "--tensorboard", *TINY) == 0
@@ -119,9 +128,13 @@ def test_mnist_files(tmp_path: Path, mnist_root: Callable[..., Path], capsys: py
         ),
         (("train", "--resume"), "expected a run with a config.json, found none"),
         (("--loud",), "No such option: --loud"),
-        (("dream",), "No such command 'dream'"),
-        (("train", "--seed", "-1"), "Invalid value for '--seed'"),
-        (("train", "--iterations", "many"), "Invalid value for '--iterations'"),
+        (("dream",), "No such command 'dream'. Commands: train, evaluate, traverse, "),
+        (
+            ("train", "--seed", "-1"),
+            "Invalid value for '--seed': Input should be greater than or equal to 0, found '-1'",
+        ),
+        (("train", "--iterations=many"), "Invalid value for '--iterations': Input should be a valid integer"),
+        (("train", "--iterations=many"), ", found 'many'"),
         (("train", "--threads", "1000000"), "Invalid value for '--threads'"),
         (("experiment", "evolution"), "Missing argument 'RUN'"),
         (("train", "--data", ""), "--data: expected one of digits"),
@@ -167,6 +180,15 @@ def test_a_model_that_no_memory_holds_leaves_no_run(tmp_path: Path, capsys: pyte
         resource.setrlimit(resource.RLIMIT_AS, limits)
     error = capsys.readouterr().err
     assert "expected sizes that fit into memory" in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = ["--set", "learning_rate=1e30", "--set", "warmup_iterations=0"]
+    assert run("train", "--out", tmp_path / "run", *TINY, *rate) == 2
+    assert "expected a finite loss, found nan; a lower learning_rate in a new run may help" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -80,6 +80,8 @@ def change_tensors(run: Path, change: Change) -> None:
         (lambda c: c.update(dream=1), "expected the names of RunConfig, found unknown ['dream'], missing []"),
         (lambda c: c.update(seed="x"), "seed: expected int, found 'x'"),
         (lambda c: c.update(seed=-1), "seed: expected at least 0, found -1"),
+        (lambda c: c.update(seed=2**70), f"seed: expected at most 4294967295, found {2**70}"),
+        (lambda c: c["preset"].update(beta=10**400), "beta: expected a finite number, found 1000000"),
         (lambda c: c.update(data=["digits"]), "data: expected str, found ['digits']"),
         (lambda c: c.update(data="cats"), "--data: expected one of digits"),
         (lambda c: c.update(root=5), "root: expected str | None, found 5"),
@@ -110,6 +112,7 @@ def test_a_changed_config(copy: Path, change: Change, message: str, capsys: pyte
         (lambda i: i.update(file="x"), "expected the tensors that checkpoint.json names, found no such file"),
         (lambda i: i.update(iteration="x"), "iteration: expected a whole number from 0 on, found 'x'"),
         (lambda i: i.update(seconds=float("nan")), "seconds: expected a number from 0 on, found nan"),
+        (lambda i: i.update(seconds=10**400), "seconds: expected a number from 0 on, found 1000000"),
         (lambda i: i.update(format=None), "expected a checkpoint of format 1, found format None"),
     ],
 )
@@ -158,6 +161,17 @@ def test_weights_that_are_not_numbers(copy: Path, capsys: pytest.CaptureFixture[
 
     change_tensors(copy, spoil)
     refused(copy, "expected finite weights, found NaN or infinity in ", capsys, "evaluate", "traverse", "experiment")
+
+
+def test_a_flow_that_diverged(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def enlarge(tensors: dict[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            if name.startswith("average") and value.is_floating_point():
+                value.fill_(1e20)
+
+    change_tensors(copy, enlarge)
+    message = "expected a flow that stays finite, found NaN or infinity along scale from a black image"
+    refused(copy, message, capsys, "evaluate", "traverse", "experiment")
 
 
 @pytest.mark.parametrize("first", [b"x", b"\xff"])

@@ -3,6 +3,7 @@ one line."""
 
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from ffrl import composition
 from ffrl.cli import main
 from ffrl.data import catalogue, find_dataset
 from ffrl.evaluation import equivariance_errors
 from ffrl.experiments import EXPERIMENTS, Subject
+from ffrl.experiments.evolution import evolution
 from ffrl.experiments.subject import MOST_SHOWN
 from ffrl.models import FlowModel
 from ffrl.orthogonality import pair_cosines, random_directions
@@ -76,7 +79,7 @@ def test_every_experiment_says_where_its_numbers_come_from(results: Callable[[st
         assert {"commit", "versions"} == set(found["evaluated_by"]) and "torch" in found["evaluated_by"]["versions"]
 
 
-def test_evolution(results: Callable[[str], tuple[Path, Any]], subject: Subject) -> None:
+def test_evolution(results: Callable[[str], tuple[Path, Any]], subject: Subject, tmp_path: Path) -> None:
     folder, found = results("evolution")
     expected = equivariance_errors(*subject.measured)
     for name, errors in found["errors_by_t"].items():
@@ -88,7 +91,10 @@ def test_evolution(results: Callable[[str], tuple[Path, Any]], subject: Subject)
         assert errors["pixel_identity"][0] == 0
     finer = composition.finer_steps(subject.model, subject.data, 2, SEQUENCES)
     assert found["finer"]["rotate"] == {**asdict(finer["rotate"]), "ratio": finer["rotate"].ratio}
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(evolution(subject, tmp_path).tables[0])
     for name in ("scale", "rotate", "colour"):
+        assert f"│{name:<6} │" in printed.getvalue()
         assert frames_of(folder / f"{name}.gif") == 9
         assert frames_of(folder / f"{name}.png") == frames_of(folder / f"{name}-errors.png") == 1
 

@@ -35,6 +35,7 @@ def evolution(subject: Subject, folder: Path) -> Findings:
         pictures.append(save_png(curves(lines, title, "t"), folder / f"{name}-errors.png"))
     finer = finer_steps(model, data, model.substeps, count, potentials)
     table = titled("L1 error of the flow at t", *map(str, range(data.num_steps + 1)), f"{FINER} × finer\n/ own steps")
+    table.padding = (0, 1, 0, 0)  # eleven columns of four digits in 80
     for name, errors in by_t.items():
         table.add_row(name, *(f"{error:.0f}" for error in errors["flow"]), f"{finer[name].ratio:.3f}")
     results = {

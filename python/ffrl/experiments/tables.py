@@ -21,7 +21,7 @@ def errors_table(errors: Mapping[str, EquivarianceError], title: str, still: str
 def titled(title: str, *headings: str) -> Table:
     """An empty table; its first column has names."""
     table = Table(title=title, title_justify="left")
-    table.add_column("", overflow="fold")
+    table.add_column("", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

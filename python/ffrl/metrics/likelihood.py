@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ffrl.density import gaussian_log_density
+from ffrl.errors import UserError
 from ffrl.models import FlowModel
 
 Likelihood = Literal["bernoulli", "normal"]
@@ -21,7 +22,7 @@ ELEMENTS_AT_ONCE = 2**24
 _ROUNDING = 1e-5
 
 
-class CapPassedError(ValueError):
+class CapPassedError(UserError):
     """A log-likelihood above what is possible: its likelihood, data or sums are not what they are said to be."""
 
 

@@ -42,7 +42,7 @@ class PotentialFlow(nn.Module):
     @property
     def without_residual(self) -> str | None:
         """Why there is no residual to speak of; None where there is one."""
-        return "hj_weight 0: no Hamilton–Jacobi equation was asked of the potentials" if self.forces is None else None
+        return "no Hamilton–Jacobi equation was asked of the potentials" if self.forces is None else None
 
     def path(
         self,

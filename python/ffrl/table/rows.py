@@ -47,5 +47,5 @@ def chosen(models: str | None) -> list[Row]:
     names = [row.name for row in ROWS]
     unknown = [name for name in asked if name not in names]
     if unknown:
-        raise UserError(f"--models: expected some of {','.join(names)}, found {','.join(unknown)}")
+        raise UserError(f"--models: expected some of {','.join(names)}, found {','.join(unknown) or 'none'}")
     return [row for row in ROWS if row.name in asked]

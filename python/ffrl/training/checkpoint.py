@@ -5,7 +5,6 @@ checkpoint.json replaced, so a run killed at any moment leaves a checkpoint.json
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ffrl.errors import UserError
 from ffrl.files import read_json, write_atomically, write_json
+from ffrl.kinds import is_finite_number
 
 FORMAT = 1
 INDEX_NAME = "checkpoint.json"
@@ -117,6 +117,6 @@ def _read_index(run: Path) -> dict[str, Any]:
         raise UserError(f"{path}: file: expected the name of a file beside it, found {file!r}")
     if type(iteration) is not int or iteration < 0:
         raise UserError(f"{path}: iteration: expected a whole number from 0 on, found {iteration!r}")
-    if type(seconds) not in (int, float) or not (math.isfinite(seconds) and seconds >= 0):
+    if not (is_finite_number(seconds) and seconds >= 0):
         raise UserError(f"{path}: seconds: expected a number from 0 on, found {seconds!r}")
     return index

@@ -25,10 +25,10 @@ class TrainingLog:
         path = run / CSV_NAME
         self.columns = (*COLUMNS, *terms)
         rows = _rows_until(path, iteration, len(self.columns))
+        self._tensorboard: Any = _summary_writer(run, iteration) if tensorboard else None
         write_text(path, "\n".join([",".join(self.columns), *rows]) + "\n")
         self._file = path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._tensorboard: Any = _summary_writer(run, iteration) if tensorboard else None
 
     def write(self, values: Mapping[str, float]) -> None:
         """Append a row; `values` has the names of all columns."""
@@ -76,5 +76,7 @@ def _summary_writer(run: Path, iteration: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("--tensorboard: expected the package tensorboard, found none") from None
+        raise UserError(
+            "--tensorboard: expected the package tensorboard, found none; pip install 'ffrl-fast[tensorboard]'"
+        ) from None
     return SummaryWriter(str(run / "tensorboard"), purge_step=iteration)

@@ -179,7 +179,7 @@ class Trainer:
         if not torch.isfinite(mean.loss):
             raise UserError(
                 f"iteration {self.iteration + 1}: expected a finite loss, found {mean.loss.item()}; "
-                "a lower learning_rate may help"
+                "a lower learning_rate in a new run may help"
             )
         self._fabric_optimizer.step()
         self.iteration += 1
