@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ffrl_fast import arguments, lanczos, reference
+from ffrl_fast import arguments, lanczos, matrices, reference
 from ffrl_fast.backends import Call, choose
 from ffrl_fast.bank import PotentialBank
 
@@ -146,7 +146,7 @@ def log_det(
         call.tangent = None
         trace = step * choose(call.request("laplacian"), backend).laplacian(call)
     value = trace + torch.stack([f.value - f.linear for f in found]).mean(0)
-    return LogDet(value, converged=torch.stack([f.converged for f in found]).all(0))
+    return LogDet(value.to(z.dtype), converged=torch.stack([f.converged for f in found]).all(0))
 
 
 def _signs(z: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -163,8 +163,9 @@ def _smallest(call: Call, step: float, backend: str | None) -> Tensor:
     rows, dim = call.z.shape
     chosen = choose(call.request("hessian"), backend)
     size = max(1, BLOCK // (dim * dim))
-    found = [torch.linalg.eigvalsh(chosen.hessian(call.of_rows(at, at + size))) for at in range(0, rows, size)]
+    blocks = (chosen.hessian(call.of_rows(at, at + size)) for at in range(0, rows, size))
+    found = [matrices.eigenvalues(matrices.widened(block)) for block in blocks]
     if not found:
         return call.z.new_empty(0)
     values = 1 + step * torch.cat(found)
-    return values.amin(1)
+    return values.amin(1).to(call.z.dtype)
