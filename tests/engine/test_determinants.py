@@ -12,7 +12,6 @@ from cases import Case, Inputs, make
 from ffrl_fast import PotentialBank, integrate, log_det
 from ffrl_fast.tolerances import relative_error
 
-
 # ------------------------------------------------------------------------------------------- rows that are not finite
 
 

@@ -13,6 +13,7 @@ import torch
 import ffrl_fast
 from cases import Case, make
 from ffrl_fast import PotentialBank, hj_residual, integrate, potential_field
+from ffrl_fast.backends.interface import OPERATORS
 
 
 def bank(k: int = 3, d: int = 4, **options: Any) -> PotentialBank:
@@ -301,6 +302,42 @@ class TestForcedBackends:
         table = ffrl_fast.explain(dtype=torch.bfloat16).splitlines()
         assert table[1].startswith("  cpu        no   has float32 and float64, not torch.bfloat16")
         assert table[-1].startswith("→ reference  yes")
+
+    def test_explain_marks_the_choice_by_name(self) -> None:
+        with ffrl_fast.use_backend("reference"):
+            table = ffrl_fast.explain().splitlines()
+        assert [line.split()[1] for line in table if line.startswith("→")] == ["reference"]
+        assert table[-1] == "chosen by name: use_backend='reference'"
+        assert "chosen by name" not in ffrl_fast.explain()
+
+    def test_explain_says_what_a_call_raises(self) -> None:
+        with ffrl_fast.use_backend("cpu"):
+            table = ffrl_fast.explain(dtype=torch.bfloat16)
+        assert "→" not in table
+        assert table.splitlines()[-1].startswith(
+            "a call raises RuntimeError: use_backend='cpu' cannot run potential_field"
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "marked", "last"),
+        [
+            ("reference", ["reference"], "chosen by name: FFRL_FAST_BACKEND='reference'"),
+            ("fpga", [], "a call raises ValueError: FFRL_FAST_BACKEND: expected one of"),
+        ],
+    )
+    def test_a_report_marks_the_choice_of_the_environment(self, name: str, marked: list[str], last: str) -> None:
+        environment = {**os.environ, "FFRL_FAST_BACKEND": name}
+        report = subprocess.check_output([sys.executable, "-P", "-m", "ffrl_fast.env"], env=environment, text=True)
+        lines = report.splitlines()
+        assert [line.split()[1] for line in lines if line.startswith("→")] == marked
+        assert lines[-1].startswith(last)
+
+    def test_explain_knows_the_operators(self) -> None:
+        for name in OPERATORS:
+            assert callable(getattr(ffrl_fast, name))
+            assert ffrl_fast.explain(operator=name).startswith(f"{name} in torch.float32 on cpu\n→ cpu")
+        with pytest.raises(ValueError, match="operator: expected one of 'potential_field', .*'log_det', found 'xxx'"):
+            ffrl_fast.explain(operator="xxx")
 
 
 class TestBank:
