@@ -7,6 +7,8 @@ backend before it writes anything.
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +49,33 @@ def check_rows(name: str, z: Tensor, bank: PotentialBank) -> Tensor:
     return z
 
 
+def check_number(name: str, x: object, expected: str = "a number") -> float:
+    """Python's numbers and those of other libraries; no tensor, whose gradient would be lost."""
+    if isinstance(x, (int, float)) and not isinstance(x, bool):
+        return x
+    if isinstance(x, bool) or not isinstance(x, numbers.Real):
+        raise TypeError(f"{name}: expected {expected}, found {type(x).__name__}")
+    return float(x)
+
+
+def _integer(x: object) -> int | None:
+    """None where x is none."""
+    return int(x) if isinstance(x, (int, numbers.Integral)) and not isinstance(x, bool) else None
+
+
+def check_count(name: str, x: object) -> int:
+    number = _integer(x)
+    if number is None or number < 1:
+        raise ValueError(f"{name}: expected an integer ≥ 1, found {x!r}")
+    return number
+
+
 def check_times(name: str, t: float | Tensor, z: Tensor) -> Tensor:
     """t as (1,), one time for all rows, or (B,)."""
     if isinstance(t, (int, float)) and not isinstance(t, bool):
         return torch.full((1,), float(t), dtype=z.dtype, device=z.device)
     if not isinstance(t, Tensor):
-        raise TypeError(f"{name}: expected a number or a tensor, found {type(t).__name__}")
+        return check_times(name, check_number(name, t, "a number or a tensor"), z)
     _like(name, t, z)
     rows = z.shape[0]
     if t.dim() == 0:
@@ -60,6 +83,42 @@ def check_times(name: str, t: float | Tensor, z: Tensor) -> Tensor:
     if t.dim() == 1 and t.shape[0] in (1, rows):
         return t
     raise ValueError(f"{name}: expected a number or shape (), (1,) or ({rows},), found {_shape(t)}")
+
+
+def check_moments(name: str, times: object, of_bank: Tensor) -> Tensor:
+    """The times of a path (T,)."""
+    if not isinstance(times, Tensor):
+        if isinstance(times, str) or not isinstance(times, Iterable):
+            raise TypeError(f"{name}: expected a sequence of numbers or a (T,) tensor, found {type(times).__name__}")
+        expected = "numbers or one (T,) tensor"
+        times = _vector_like(of_bank, [float(check_number(name, t, expected)) for t in times])
+    if times.dim() != 1:
+        raise ValueError(f"{name}: expected shape (T,), found {_shape(times)}")
+    if times.dtype != of_bank.dtype or times.device != of_bank.device:
+        raise TypeError(
+            f"{name}: expected {of_bank.dtype} on {of_bank.device} as the bank, found {times.dtype} on {times.device}"
+        )
+    return times
+
+
+def _vector_like(like: Tensor, values: list[float]) -> Tensor:
+    """The values (N,) in the dtype and on the device of ``like``."""
+    if like.device.type == "cpu" or not values:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+    # A copy from the host's memory waits for the device, and a CUDA graph cannot capture it; a fill can be captured.
+    return torch.stack([torch.full((), x, dtype=like.dtype, device=like.device) for x in values])
+
+
+def check_names(name: str, chosen: object, known: tuple[str, ...]) -> tuple[str, ...]:
+    expected = f"names among {', '.join(map(repr, known))}"
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        found = repr(chosen) if isinstance(chosen, str) else type(chosen).__name__
+        raise TypeError(f"{name}: expected a sequence of {expected}, found {found}")
+    names = tuple(chosen)
+    for one in names:
+        if not isinstance(one, str) or one not in known:
+            raise ValueError(f"{name}: expected {expected}, found {one!r}")
+    return names
 
 
 @dataclass(slots=True)
@@ -108,7 +167,10 @@ def check_selection(
             raise ValueError(f"index: expected device {z.device} as the bank's, found {index.device}")
         return Selection(-1, index, None)
     if not isinstance(index, int) or isinstance(index, bool):
-        raise TypeError(f"index: expected an int or an int64 tensor, found {type(index).__name__}")
+        whole = _integer(index)
+        if whole is None:
+            raise TypeError(f"index: expected an int or an int64 tensor, found {type(index).__name__}")
+        index = whole
     if not 0 <= index < k:
         raise IndexError(f"index: expected 0 ≤ index < {k}, found {index}")
     return Selection(index, None, None)

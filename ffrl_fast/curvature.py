@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ffrl_fast import arguments, lanczos, reference
+from ffrl_fast import arguments, lanczos, matrices, reference
 from ffrl_fast.backends import Call, choose
 from ffrl_fast.bank import PotentialBank
 
@@ -100,7 +100,7 @@ def log_det(
 
     Args:
         z, t, bank, index, gates, backend: as in :func:`~ffrl_fast.potential_field`.
-        step: Δ.
+        step: Δ; a number, not a tensor: it gets no gradient.
         method: "exact": the Hessian and its factorisation. "hutchinson": the exact trace Δ ∇·∇u, and an estimate of the
             rest from ``num_directions`` random directions x, the mean of xᵀ (log\|I + Δ ∇²u\| − Δ ∇²u) x, each by
             ``lanczos_steps`` Hessian products (stochastic Lanczos quadrature). "row_sum": Σ_d log\|1 + Δ (∇²u 1)_d\|,
@@ -120,9 +120,9 @@ def log_det(
         raise ValueError(f"method: expected 'exact', 'hutchinson' or 'row_sum', found {method!r}")
     if smallest and method != "exact":
         raise ValueError(f"smallest: expected method='exact', found {method!r}")
-    for name, number in (("num_directions", num_directions), ("lanczos_steps", lanczos_steps)):
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"{name}: expected an integer ≥ 1, found {number!r}")
+    step = arguments.check_number("step", step)
+    num_directions = arguments.check_count("num_directions", num_directions)
+    lanczos_steps = arguments.check_count("lanczos_steps", lanczos_steps)
     call = _call(z, t, bank, index, gates)
     if method == "exact":
         chosen = choose(call.request("log_det"), backend)
@@ -146,7 +146,7 @@ def log_det(
         call.tangent = None
         trace = step * choose(call.request("laplacian"), backend).laplacian(call)
     value = trace + torch.stack([f.value - f.linear for f in found]).mean(0)
-    return LogDet(value, converged=torch.stack([f.converged for f in found]).all(0))
+    return LogDet(value.to(z.dtype), converged=torch.stack([f.converged for f in found]).all(0))
 
 
 def _signs(z: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -163,8 +163,9 @@ def _smallest(call: Call, step: float, backend: str | None) -> Tensor:
     rows, dim = call.z.shape
     chosen = choose(call.request("hessian"), backend)
     size = max(1, BLOCK // (dim * dim))
-    found = [torch.linalg.eigvalsh(chosen.hessian(call.of_rows(at, at + size))) for at in range(0, rows, size)]
+    blocks = (chosen.hessian(call.of_rows(at, at + size)) for at in range(0, rows, size))
+    found = [matrices.eigenvalues(matrices.widened(block)) for block in blocks]
     if not found:
         return call.z.new_empty(0)
     values = 1 + step * torch.cat(found)
-    return values.amin(1)
+    return values.amin(1).to(call.z.dtype)

@@ -225,7 +225,7 @@ def integrate(
         z0: (B, D).
         times: t_0 … t_{T−1}, a sequence of numbers or a (T,) tensor; t_i is the time at which step i starts.
         bank, index, gates, force, backend: as in :func:`hj_residual`; ``gates`` may also be (B, T, K), by step.
-        step: Δ, the time that each of the T steps spans.
+        step: Δ, the time that each of the T steps spans; a number, not a tensor: it gets no gradient.
         substeps: each step is made of this many Euler steps of Δ/substeps, the time advancing with them.
         method: "euler".
         outputs: which of these to return as (T, B): "u", "dt", "residual" at the start (z_i, t_i) of each step; and
@@ -243,21 +243,10 @@ def integrate(
     arguments.check_rows("z0", z0, bank)
     if method != "euler":
         raise ValueError(f"method: expected 'euler', found {method!r}")
-    if not isinstance(substeps, int) or isinstance(substeps, bool) or substeps < 1:
-        raise ValueError(f"substeps: expected an integer ≥ 1, found {substeps!r}")
-    known = ("u", "dt", "residual", "row_sum", "log_det")
-    for name in outputs:
-        if name not in known:
-            raise ValueError(f"outputs: expected names among {', '.join(map(repr, known))}, found {name!r}")
-    if not isinstance(times, Tensor):
-        times = _vector_like(bank.theta, [float(t) for t in times])
-    if times.dim() != 1:
-        raise ValueError(f"times: expected shape (T,), found {tuple(times.shape)}")
-    if times.dtype != bank.theta.dtype or times.device != bank.theta.device:
-        raise TypeError(
-            f"times: expected {bank.theta.dtype} on {bank.theta.device} as the bank, "
-            f"found {times.dtype} on {times.device}"
-        )
+    step = arguments.check_number("step", step)
+    substeps = arguments.check_count("substeps", substeps)
+    names = arguments.check_names("outputs", outputs, ("u", "dt", "residual", "row_sum", "log_det"))
+    times = arguments.check_moments("times", times, bank.theta)
     selection = arguments.check_selection(index, gates, z0, bank, gates_steps=times.shape[0])
     force = arguments.check_force(force, bank)
 
@@ -266,15 +255,7 @@ def integrate(
     if substeps > 1:
         offsets = delta * torch.arange(substeps, dtype=times.dtype, device=times.device)
         moments = (times[:, None] + offsets).flatten()
-    residual, row_sum, log_det = (name in outputs for name in ("residual", "row_sum", "log_det"))
+    residual, row_sum, log_det = (name in names for name in ("residual", "row_sum", "log_det"))
     call = Call(z0, moments, bank, selection, force, None, residual, row_sum, log_det)
     path = choose(call.request("integrate"), backend).path(call, Motion(substeps, delta))
-    return FlowPath(path.z, **{name: getattr(path, name) for name in outputs})
-
-
-def _vector_like(like: Tensor, numbers: list[float]) -> Tensor:
-    """The numbers (N,) in the dtype and on the device of ``like``."""
-    if like.device.type == "cpu" or not numbers:
-        return torch.tensor(numbers, dtype=like.dtype, device=like.device)
-    # A copy from the host's memory waits for the device, and a CUDA graph cannot capture it; a fill can be captured.
-    return torch.stack([torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers])
+    return FlowPath(path.z, **{name: getattr(path, name) for name in names})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -82,21 +83,40 @@ def record() -> Iterator[Record]:
     found.phases.append(PhaseTime(_REST, max(rest, 0.0), 0.0))
 
 
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= int(text) <= most:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"expected an integer from {least} to {most}, found {text!r}")
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(text)) and float(text) > 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a finite number > 0, found {text!r}")
+
+
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m ffrl_fast.profile",
         description="Times one operator with all its gradients, phase by phase, on random data.",
     )
+    # Bounds far above what anyone profiles: the steps' times are a list, torch's threads a 32-bit number.
+    steps, size = _integer(0, 2**16), _integer(1, 2**20)
     p.add_argument("--operator", choices=("hj_loss", "hj_residual", "potential_field"), default="hj_loss")
-    p.add_argument("--steps", type=int, default=0, metavar="T", help="integrate T steps with their residual instead")
-    p.add_argument("--batch", type=int, default=8192, metavar="B")
-    p.add_argument("--dim", type=int, default=64, metavar="D")
-    p.add_argument("--width", type=int, default=None, metavar="H", help="by default D")
-    p.add_argument("--depth", type=int, default=1, metavar="L")
-    p.add_argument("--potentials", type=int, default=1, metavar="K", help="rows are shared out evenly among them")
+    p.add_argument("--steps", type=steps, default=0, metavar="T", help="integrate T steps with their residual instead")
+    p.add_argument("--batch", type=_integer(1, 2**31 - 1), default=8192, metavar="B")
+    p.add_argument("--dim", type=size, default=64, metavar="D")
+    p.add_argument("--width", type=size, default=None, metavar="H", help="by default D")
+    p.add_argument("--depth", type=_integer(1, 1024), default=1, metavar="L")
+    p.add_argument("--potentials", type=size, default=1, metavar="K", help="rows are shared out evenly among them")
     p.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    p.add_argument("--threads", type=int, default=None, help="by default torch's")
-    p.add_argument("--seconds", type=float, default=2.0, help="for how long to repeat the call")
+    p.add_argument("--threads", type=_integer(1, 1024), default=None, help="by default torch's")
+    p.add_argument("--seconds", type=_seconds, default=2.0, help="for how long to repeat the call")
     p.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
     return p
 
@@ -123,23 +143,25 @@ def _call(a: argparse.Namespace, bank: ffrl_fast.PotentialBank) -> Callable[[], 
     return lambda: torch.autograd.grad(loss(), leaves)
 
 
+def _of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, or its size is no 64-bit number; torch has no class for either on the CPU."""
+    known = ("can't allocate memory", "out of memory", "overflow")
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in known)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     a = parser.parse_args(arguments)
     a.width = a.dim if a.width is None else a.width
-    for name in ("batch", "dim", "width", "depth", "potentials"):
-        if getattr(a, name) < 1:
-            parser.error(f"--{name}: expected an integer ≥ 1, found {getattr(a, name)}")
-    if a.steps < 0:
-        parser.error(f"--steps: expected an integer ≥ 0, found {a.steps}")
     if a.threads is not None:
-        if a.threads < 1:
-            parser.error(f"--threads: expected an integer ≥ 1, found {a.threads}")
         torch.set_num_threads(a.threads)
     operator = "integrate" if a.steps else a.operator
     dtype = torch.float32 if a.dtype == "float32" else torch.float64
     request = Request(operator=operator, dtype=dtype)
-    backend = choose(request)
+    try:
+        backend = choose(request)
+    except (ValueError, RuntimeError) as error:
+        parser.error(str(error))
     threads, moments = torch.get_num_threads(), max(a.steps, 1)
     # Four products forward and eight backward, math as in docs/engine.md; nothing else is counted.
     weights = a.width * (a.dim + a.depth * a.width)
@@ -151,9 +173,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{operations / 1e9:.3g} GFLOP a call in {12 * moments} products" + (" a layer" if a.depth > 1 else ""))
     if a.dry_run:
         return
-    bank = ffrl_fast.PotentialBank(a.potentials, a.dim, a.width, a.depth, dtype=dtype)
-    call = _call(a, bank)
-    call()
+    try:
+        bank = ffrl_fast.PotentialBank(a.potentials, a.dim, a.width, a.depth, dtype=dtype)
+        call = _call(a, bank)
+        call()
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        parser.exit(1, f"{parser.prog}: {what} does not fit into memory\n")
     rate = (_core.fma_rate_f32 if dtype == torch.float32 else _core.fma_rate_f64)(0.2)
     samples: list[float] = []
     with record() as found:

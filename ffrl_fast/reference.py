@@ -215,32 +215,6 @@ def hessian(
     return _select(total, potential, index, gates)
 
 
-def _one_at_a_time(matrices: Tensor) -> bool:
-    """Whether a batch (B, D, D) must not be handed to torch's LU as a whole.
-
-    On the CPU several threads would then enter MKL's threaded LU at once, which errs or never returns
-    (github.com/pytorch/pytorch/issues/141358).
-    """
-    wrapped = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(matrices)
-    return matrices.device.type == "cpu" and len(matrices) > 1 and not wrapped
-
-
-def log_abs_det(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """log|det| and the determinant's sign of each of ``matrices`` (B, D, D), (B,) each; −inf and 0 where it is 0."""
-    if not _one_at_a_time(matrices):
-        sign, value = torch.linalg.slogdet(matrices)
-        return value, sign
-    signs, values = zip(*(torch.linalg.slogdet(m) for m in matrices), strict=True)
-    return torch.stack(values), torch.stack(signs)
-
-
-def inverse(matrices: Tensor) -> Tensor:
-    """Of each of ``matrices`` (B, D, D); not finite where there is none."""
-    if not _one_at_a_time(matrices):
-        return torch.linalg.inv_ex(matrices).inverse
-    return torch.stack([torch.linalg.inv_ex(m).inverse for m in matrices])
-
-
 def row_sum(hvp: Tensor, step: float) -> Tensor:
     """Σ_d log|1 + step·(∇²u 1)_d| (B,), for ``hvp`` = ∇²u 1 (B, D): the paper's code's log|det(I + step ∇²u)|."""
     return torch.log((1 + step * hvp).abs()).sum(-1)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 
 from ffrl_fast.backends.gpu import cuda_backend, triton_backend
-from ffrl_fast.backends.interface import Backend, Call, HJGradients, Motion, Request, Verdict
+from ffrl_fast.backends.interface import OPERATORS, Backend, Call, HJGradients, Motion, Request, Verdict
 from ffrl_fast.backends.native_cpu import CpuBackend
 from ffrl_fast.backends.plain import ReferenceBackend
 
@@ -44,6 +44,8 @@ def backends() -> tuple[str, ...]:
 
 
 def _named(name: str, source: str) -> Backend:
+    if not isinstance(name, str):
+        raise TypeError(f"{source}: expected a name, found {type(name).__name__}")
     if name not in _BY_NAME:
         raise ValueError(f"{source}: expected one of {', '.join(map(repr, _BY_NAME))}, found {name!r}")
     return _BY_NAME[name]
@@ -54,7 +56,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Within the block every operator of the process runs on the backend ``name``, or raises with the reason.
 
     Raises:
-        ValueError: for a name that :func:`backends` does not list.
+        ValueError, TypeError: for what is not a name that :func:`backends` lists.
     """
     global _forced
     before, _forced = _forced, _named(name, "use_backend").name
@@ -68,7 +70,7 @@ def choose(request: Request, backend: str | None = None) -> Backend:
     """The backend for ``request``: the one asked for by name, else the first that can run.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError, TypeError: for an unknown name, or what is none.
         RuntimeError: when the backend asked for by name cannot run the request.
     """
     if backend is not None or _forced is not None or _variable is not None:
@@ -86,18 +88,31 @@ def choose(request: Request, backend: str | None = None) -> Backend:
 
 
 def explain(request: Request | None = None, **changes: object) -> str:
-    """A table of every backend's answer to ``request``, the automatic choice marked with ``→``.
+    """A table of every backend's answer to ``request``, the one that a call would run on marked with ``→``.
 
     ``changes`` override fields of the default request (operator="potential_field", device="cpu", dtype=torch.float32,
-    tangent=False), as in ``print(ffrl_fast.explain(dtype=torch.bfloat16))``.
+    tangent=False), as in ``print(ffrl_fast.explain(dtype=torch.bfloat16))``. Where :func:`use_backend` or
+    ``FFRL_FAST_BACKEND`` chooses by name, a last line says so, or what a call would raise.
+
+    Raises:
+        ValueError: for an unknown operator.
     """
     request = (request or Request()).replace(**changes)
+    if request.operator not in OPERATORS:
+        raise ValueError(f"operator: expected one of {', '.join(map(repr, OPERATORS))}, found {request.operator!r}")
+    chosen, note = None, None
+    try:
+        chosen = choose(request)
+    except (ValueError, RuntimeError) as error:
+        note = f"a call raises {type(error).__name__}: {error}"
+    else:
+        if _forced is not None:
+            note = f"chosen by name: use_backend={_forced!r}"
+        elif _variable is not None:
+            note = f"chosen by name: FFRL_FAST_BACKEND={_variable!r}"
     lines = [f"{request}"]
-    chosen = False
     for backend in _IN_ORDER:
         verdict = backend.can_run(request)
-        takes = bool(verdict) and backend.automatic and not chosen
-        chosen = chosen or takes
-        mark = "→" if takes else " "
+        mark = "→" if backend is chosen else " "
         lines.append(f"{mark} {backend.name:<10} {'yes' if verdict else 'no':<4} {verdict.reason}")
-    return "\n".join(lines)
+    return "\n".join(lines if note is None else [*lines, note])

@@ -15,6 +15,9 @@ from torch import Tensor
 from ffrl_fast.arguments import Selection
 from ffrl_fast.bank import PotentialBank
 
+#: What a request may name; ``value_and_grad`` asks as "hj_loss".
+OPERATORS = ("potential_field", "hj_residual", "hj_loss", "integrate", "hessian", "laplacian", "log_det")
+
 
 @dataclass(slots=True)
 class Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffrl_fast import reference
+from ffrl_fast import matrices, reference
 from ffrl_fast.backends.interface import (
     Call,
     HJGradients,
@@ -120,8 +120,10 @@ class ReferenceBackend:
         return (self.hessian(call) * torch.eye(call.z.shape[1], dtype=call.z.dtype, device=call.z.device)).sum((1, 2))
 
     def log_det(self, call: Call, step: float) -> tuple[Tensor, Tensor]:
-        identity = torch.eye(call.z.shape[1], dtype=call.z.dtype, device=call.z.device)
-        return reference.log_abs_det(identity + step * self.hessian(call))
+        hessian = matrices.widened(self.hessian(call))
+        identity = torch.eye(call.z.shape[1], dtype=hessian.dtype, device=hessian.device)
+        value, sign = matrices.log_abs_det(identity + step * hessian)
+        return value.to(call.z.dtype), sign.to(call.z.dtype)
 
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
         return hj_value_and_grad_by_autograd(self, call, weight)

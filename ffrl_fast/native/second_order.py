@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffrl_fast import reference
+from ffrl_fast import matrices, reference
 from ffrl_fast.layout import NetworkShape
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
@@ -127,7 +127,7 @@ def _curvature_gradients(*args: Any) -> list[Tensor]:
                 direction = bar[at, None, None] * identity
             else:
                 # d log|det M| = ⟨M⁻¹, dM⟩; of a singular M the gradient is not finite, and no error.
-                inverse = reference.inverse(identity + scale * found.detach())
+                inverse = matrices.inverse(identity + scale * found.detach())
                 direction = scale * bar[at, None, None] * inverse
             parts = torch.autograd.grad(
                 (found * direction).sum(), [tensors[place] for place in places], allow_unused=True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ import torch
 
 import ffrl_fast
 from cases import Case, make
-from ffrl_fast import PotentialBank, hj_residual, integrate, potential_field
+from ffrl_fast import PotentialBank, hj_residual, integrate, log_det, potential_field
+from ffrl_fast.backends.interface import OPERATORS
 
 
 def bank(k: int = 3, d: int = 4, **options: Any) -> PotentialBank:
@@ -49,6 +52,7 @@ BAD_SHAPES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         "t: expected dtype torch.float32 as the bank's, found torch.int64",
     ),
     ("type of t", {"t": "now"}, TypeError, "t: expected a number or a tensor, found str"),
+    ("bool t", {"t": True}, TypeError, "t: expected a number or a tensor, found bool"),
     ("shape of index", {"index": INDEX[:5]}, ValueError, r"index: expected an int or shape \(6,\), found \(5,\)"),
     ("dtype of index", {"index": INDEX.float()}, TypeError, "index: expected dtype torch.int64, found torch.float32"),
     ("int32 index", {"index": INDEX.int()}, TypeError, "index: expected dtype torch.int64, found torch.int32"),
@@ -83,6 +87,7 @@ BAD_SHAPES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "backend: expected one of 'cpu', 'cuda', 'triton', 'reference', found 'fpga'",
     ),
+    ("type of backend", {"backend": ["cpu"]}, TypeError, "backend: expected a name, found list"),
 ]
 
 
@@ -127,6 +132,24 @@ def test_a_force_that_does_not_fit_the_bank(force: Any, error: type[Exception], 
             ValueError,
             "outputs: expected names among 'u', 'dt', 'residual', 'row_sum', 'log_det', found 'speed'",
         ),
+        (
+            {"outputs": "log_det"},
+            TypeError,
+            "outputs: expected a sequence of names among 'u', 'dt', 'residual', 'row_sum', 'log_det', found 'log_det'",
+        ),
+        ({"outputs": None}, TypeError, "outputs: expected a sequence of names among .* found NoneType"),
+        ({"outputs": [torch.zeros(2)]}, ValueError, "outputs: expected names among"),
+        ({"times": 3.0}, TypeError, r"times: expected a sequence of numbers or a \(T,\) tensor, found float"),
+        ({"times": None}, TypeError, r"times: expected a sequence of numbers or a \(T,\) tensor, found NoneType"),
+        ({"times": "12"}, TypeError, r"times: expected a sequence of numbers or a \(T,\) tensor, found str"),
+        ({"times": [1, "x"]}, TypeError, r"times: expected numbers or one \(T,\) tensor, found str"),
+        ({"times": [1.0, True]}, TypeError, r"times: expected numbers or one \(T,\) tensor, found bool"),
+        ({"times": [torch.ones(())]}, TypeError, r"times: expected numbers or one \(T,\) tensor, found Tensor"),
+        ({"step": "a"}, TypeError, "step: expected a number, found str"),
+        ({"step": None}, TypeError, "step: expected a number, found NoneType"),
+        ({"step": True}, TypeError, "step: expected a number, found bool"),
+        ({"step": torch.ones((), requires_grad=True)}, TypeError, "step: expected a number, found Tensor"),
+        ({"substeps": 1.0}, ValueError, r"substeps: expected an integer ≥ 1, found 1\.0"),
         ({"times": torch.zeros(2, 2)}, ValueError, r"times: expected shape \(T,\), found \(2, 2\)"),
         ({"times": torch.zeros(2).double()}, TypeError, "times: expected torch.float32"),
         ({"z0": torch.zeros(6)}, ValueError, r"z0: expected shape \(B, 4\), found \(6,\)"),
@@ -143,6 +166,50 @@ def test_bad_arguments_of_integrate(change: dict[str, Any], error: type[Exceptio
     z0, times = arguments.pop("z0"), arguments.pop("times")
     with pytest.raises(error, match=message):
         integrate(z0, times, bank(), **arguments)
+
+
+@pytest.mark.parametrize("method", ["exact", "hutchinson", "row_sum"])
+@pytest.mark.parametrize("step", ["a", None, True, torch.ones((), requires_grad=True)], ids=str)
+def test_a_step_that_is_no_number(step: Any, method: Any, backend: str) -> None:
+    with pytest.raises(TypeError, match=f"step: expected a number, found {type(step).__name__}"):
+        log_det(rows(), 0.5, bank(), index=1, step=step, method=method, backend=backend)
+
+
+class _Whole:
+    """An integer of another library: registered as one, and no ``int``, as NumPy's are."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def __int__(self) -> int:
+        return self._value
+
+
+numbers.Integral.register(_Whole)
+
+
+@torch.no_grad()
+def test_numbers_of_other_libraries(backend: str) -> None:
+    """As NumPy's scalars are: a ``Real`` that is no float, an ``Integral`` that is no int."""
+    of, z = bank(), rows()
+    half, two = Fraction(1, 2), _Whole(2)
+    exact = potential_field(z, 0.5, of, index=2, backend=backend)
+    assert torch.equal(potential_field(z, half, of, index=two, backend=backend).grad, exact.grad)  # type: ignore[arg-type]
+    path = integrate(z, [0.5, 1], of, index=2, step=0.5, substeps=2, backend=backend).z
+    found = integrate(z, [half, 1], of, index=two, step=half, substeps=two, backend=backend).z  # type: ignore[arg-type,list-item]
+    assert torch.equal(found, path)
+    determinant = log_det(z, 0.5, of, index=2, step=0.5, backend=backend).value
+    assert torch.equal(log_det(z, half, of, index=two, step=half, backend=backend).value, determinant)  # type: ignore[arg-type]
+    with pytest.raises(IndexError, match="index: expected 0 ≤ index < 3, found 3"):
+        potential_field(z, 0.5, of, index=_Whole(3), backend=backend)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_times_and_outputs_may_be_read_once(backend: str) -> None:
+    path = integrate(
+        rows(), (t for t in (1.0, 2.0)), bank(), index=0, outputs=(name for name in ("u", "log_det")), backend=backend
+    )  # type: ignore[arg-type]
+    assert path.u is not None and path.log_det is not None and path.u.shape == path.log_det.shape == (2, 6)
 
 
 @pytest.mark.parametrize("selection", ["int", "index", "gates"])
@@ -279,6 +346,8 @@ class TestForcedBackends:
     def test_an_unknown_name(self) -> None:
         with pytest.raises(ValueError, match="use_backend: expected one of"), ffrl_fast.use_backend("fpga"):
             pass
+        with pytest.raises(TypeError, match="use_backend: expected a name, found NoneType"):
+            ffrl_fast.use_backend(None).__enter__()  # type: ignore[arg-type]
 
     def test_the_environment_chooses_at_import(self) -> None:
         program = (
@@ -301,6 +370,40 @@ class TestForcedBackends:
         table = ffrl_fast.explain(dtype=torch.bfloat16).splitlines()
         assert table[1].startswith("  cpu        no   has float32 and float64, not torch.bfloat16")
         assert table[-1].startswith("→ reference  yes")
+
+    def test_explain_marks_the_choice_by_name(self) -> None:
+        with ffrl_fast.use_backend("reference"):
+            table = ffrl_fast.explain().splitlines()
+        assert [line.split()[1] for line in table if line.startswith("→")] == ["reference"]
+        assert table[-1] == "chosen by name: use_backend='reference'"
+        assert "chosen by name" not in ffrl_fast.explain()
+
+    def test_explain_says_what_a_call_raises(self) -> None:
+        with ffrl_fast.use_backend("cpu"):
+            table = ffrl_fast.explain(dtype=torch.bfloat16)
+        assert "→" not in table
+        assert "\na call raises RuntimeError: use_backend='cpu' cannot run potential_field: has float32" in table
+
+    @pytest.mark.parametrize(
+        ("name", "marked", "last"),
+        [
+            ("reference", ["reference"], "chosen by name: FFRL_FAST_BACKEND='reference'"),
+            ("fpga", [], "a call raises ValueError: FFRL_FAST_BACKEND: expected one of"),
+        ],
+    )
+    def test_a_report_marks_the_choice_of_the_environment(self, name: str, marked: list[str], last: str) -> None:
+        environment = {**os.environ, "FFRL_FAST_BACKEND": name}
+        report = subprocess.check_output([sys.executable, "-P", "-m", "ffrl_fast.env"], env=environment, text=True)
+        lines = report.splitlines()
+        assert [line.split()[1] for line in lines if line.startswith("→")] == marked
+        assert lines[-1].startswith(last)
+
+    def test_explain_knows_the_operators(self) -> None:
+        for name in OPERATORS:
+            assert callable(getattr(ffrl_fast, name))
+            assert ffrl_fast.explain(operator=name).startswith(f"{name} in torch.float32 on cpu\n→ cpu")
+        with pytest.raises(ValueError, match=r"operator: expected one of 'potential_field', .*'log_det', found 'xxx'"):
+            ffrl_fast.explain(operator="xxx")
 
 
 class TestBank:
