@@ -6,12 +6,15 @@ Needs ``cuobjdump`` and ``nvdisasm``, which Triton's wheel carries; no GPU.
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,8 @@ _USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 class Usage:
     """Of one kernel: registers a thread, bytes of stack and of shared memory, accesses to local memory (spills).
 
-    And how often its code holds each asynchronous copy (by bytes) and each matrix instruction (by name).
+    And how often its code holds each asynchronous copy (by bytes) and each matrix instruction (by name); ``code``: what
+    code that is, its SHA-256, or "" where nobody asked.
     """
 
     registers: int
@@ -36,6 +40,7 @@ class Usage:
     local_accesses: int
     copies: dict[str, int] = field(default_factory=dict)
     matrix: dict[str, int] = field(default_factory=dict)
+    code: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,27 +88,52 @@ def _instructions(listing: str) -> dict[str, list[str]]:
     return kernels
 
 
-def usage(cubin: bytes | Path, dynamic_shared: int = 0) -> dict[str, Usage]:
-    """What each kernel of a cubin uses; ``dynamic_shared`` bytes, given at launch, are added to its own."""
+def code_digests(cubin: bytes) -> dict[str, str]:
+    """SHA-256 of each kernel's machine code, the section .text.KERNEL of an ELF file of 64 bits."""
+    (table,) = struct.unpack_from("<Q", cubin, 40)
+    size, count, of_names = struct.unpack_from("<3H", cubin, 58)
+    # Of each section: where its name begins among the names, type, flags, address, offset, bytes.
+    sections = [struct.unpack_from("<2I4Q", cubin, table + size * i) for i in range(count)]
+    names = sections[of_names][4]
+    found = {}
+    for at, _, _, _, offset, length in sections:
+        name = cubin[names + at : cubin.index(b"\0", names + at)].decode()
+        if name.startswith(".text."):
+            found[name.removeprefix(".text.")] = hashlib.sha256(cubin[offset : offset + length]).hexdigest()
+    return found
+
+
+def usage(cubin: bytes | Path, known: Mapping[str, Usage] | None = None) -> dict[str, Usage]:
+    """What each kernel of a cubin uses.
+
+    known: by the digest of its code. Where all code of the cubin is among it, nothing is disassembled, which takes as
+    long as half a compilation; registers and memory are read off in any case.
+    """
+    known = known or {}
     with tempfile.TemporaryDirectory() as folder:
         path = cubin if isinstance(cubin, Path) else Path(folder) / "kernel.cubin"
         if isinstance(cubin, bytes):
             path.write_bytes(cubin)
+        digests = code_digests(path.read_bytes())
         resources = _run(tool("cuobjdump"), "-res-usage", str(path))
-        code = _instructions(_run(tool("nvdisasm"), "-c", str(path)))
+        new = not digests.keys() or not known.keys() >= set(digests.values())
+        code = _instructions(_run(tool("nvdisasm"), "-c", str(path))) if new else {}
     found = {}
     for name, registers, stack, shared in _USAGE.findall(resources):
+        memory = {"registers": int(registers), "stack": int(stack), "shared": int(shared)}
+        if not new:
+            found[name] = replace(known[digests[name]], **memory)
+            continue
         text = "\n".join(code[name])
         copies: Counter[str] = Counter()
         for modifiers in _COPY.findall(text):
             copies["16" if ".128" in modifiers else "8" if ".64" in modifiers else "4"] += 1
         found[name] = Usage(
-            int(registers),
-            int(stack),
-            int(shared) + dynamic_shared,
-            len(_LOCAL.findall(text)),
-            dict(sorted(copies.items())),
-            dict(sorted(Counter(_MATRIX.findall(text)).items())),
+            **memory,
+            local_accesses=len(_LOCAL.findall(text)),
+            copies=dict(sorted(copies.items())),
+            matrix=dict(sorted(Counter(_MATRIX.findall(text)).items())),
+            code=digests[name],
         )
     return found
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("triton")
 
-from bench import kernel_budget, matrix_work, roofline
+import triton
+
+from bench import kernel_budget, machine_code, matrix_work, roofline
 from bench.kernel_budget import ARCHITECTURES, BUDGET, Kernel, complaints
 from bench.machine_code import Usage, occupancy
 from bench.matrix_work import Product
+from ffrl_fast.triton_kernels import launch
 
 USAGE = Usage(100, 0, 4096, 0, {"16": 8, "4": 2}, {"HMMA.1688.F32.TF32": 64})
 
@@ -73,6 +78,30 @@ def test_what_exceeds_its_budget_is_named(change: dict[str, object], complaint: 
     assert complaints(Kernel("kernel", 4, USAGE, 2.0), budget) == [
         "kernel: redundancy: expected at most 1.0, found 2.0"
     ]
+
+
+def test_code_that_the_budget_knows_is_not_disassembled(monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = kernel_budget.triton_variants(80)
+    variant = next(v for name, v in variants.items() if "gather" in name)
+    compiled = triton.compile(variant.source, target=launch.target(80), options=variant.options)
+    cubin = compiled.asm["cubin"]
+    (digest,) = machine_code.code_digests(cubin).values()
+    (found,) = machine_code.usage(cubin).values()
+    assert found.code == digest
+    monkeypatch.setattr(machine_code, "_instructions", None)  # disassembling fails
+    known = dataclasses.replace(found, registers=1, copies={"16": 3})
+    assert machine_code.usage(cubin, {digest: known})["gather"] == dataclasses.replace(found, copies={"16": 3})
+    code = cubin.index(next(data for data in _aligned(cubin) if hashlib.sha256(data).hexdigest() == digest))
+    changed = cubin[:code] + bytes([cubin[code] ^ 1]) + cubin[code + 1 :]
+    assert machine_code.code_digests(changed) != {"gather": digest}
+    with pytest.raises(TypeError):
+        machine_code.usage(changed, {digest: known})
+
+
+def _aligned(cubin: bytes) -> Iterator[bytes]:
+    """All pieces of the file that begin and end at a multiple of 128 bytes, as code does."""
+    ends = range(0, len(cubin) + 1, 128)
+    return (cubin[begin:end] for begin in ends for end in ends if begin < end)
 
 
 def test_redundancy_by_hand() -> None:
