@@ -116,7 +116,7 @@ def usage(cubin: bytes | Path, known: Mapping[str, Usage] | None = None) -> dict
             path.write_bytes(cubin)
         digests = code_digests(path.read_bytes())
         resources = _run(tool("cuobjdump"), "-res-usage", str(path))
-        new = not digests.keys() or not known.keys() >= set(digests.values())
+        new = not known.keys() >= set(digests.values())
         code = _instructions(_run(tool("nvdisasm"), "-c", str(path))) if new else {}
     found = {}
     for name, registers, stack, shared in _USAGE.findall(resources):
