@@ -25,7 +25,16 @@ from ffrl_fast.native.dispatch import (
     wanted_gradients,
     which_require_grad,
 )
-from ffrl_fast.native.problem import INPUTS, NUM_INPUTS, NUM_TENSORS, Inputs, Tensors, empty_gradients, fake_empty, only
+from ffrl_fast.native.problem import (
+    INPUTS,
+    NUM_INPUTS,
+    NUM_TENSORS,
+    Inputs,
+    Tensors,
+    empty_gradients,
+    fake_empty_like,
+    only,
+)
 from ffrl_fast.native.vmap import each_element, fold
 
 #: The engines by name; each made when first used.
@@ -202,12 +211,12 @@ def _gpu_field_backward(*args: Any) -> list[Tensor]:
         *(found.force_theta, found.force_tau, found.gates, None),
     )
     # What nothing reached is zero: the outputs' cotangents need not touch every input.
-    room = empty_gradients(i, flags, lambda *shape, like: like.new_zeros(shape))
+    room = empty_gradients(i, flags, lambda x: x.new_zeros(x.shape))
     return [zero if x is None else x.view(zero.shape) for zero, x in zip(room, named, strict=True) if zero is not None]
 
 
 def _gpu_field_backward_fake(*args: Any) -> list[Tensor]:
-    return only(empty_gradients(Inputs(*args[:NUM_INPUTS]), args[-1], fake_empty))
+    return only(empty_gradients(Inputs(*args[:NUM_INPUTS]), args[-1], fake_empty_like))
 
 
 def _flat(outputs: tuple[Any, ...]) -> Tensors:

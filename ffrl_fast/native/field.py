@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +30,13 @@ from ffrl_fast.native.problem import (
     address,
     addresses,
     contiguous,
-    empty,
     empty_gradients,
-    fake_empty,
+    fake_empty_like,
+    fake_room,
     kept_sizes,
     native_problem,
     only,
+    room,
 )
 from ffrl_fast.native.vmap import each_element, fold
 
@@ -45,16 +46,17 @@ TAPE_LIMIT = 160 * 2**20
 _LOG_DET, _SUBSTEPS = 5, 15  # the places among the outputs and among the inputs
 
 
-def _empty_outputs(inputs: Inputs, keep: bool, empty: Empty = empty) -> Tensors:
+def _empty_outputs(inputs: Inputs, keep: bool, room: Callable[[Tensor, int], Empty] = room) -> Tensors:
     """Outputs of ``field``, not filled."""
-    rows, dim = inputs.z.shape
-    new, moments = partial(empty, like=inputs.z), inputs.moments
+    z, moments = inputs.z, inputs.moments
+    rows, dim = z.shape
+    new = room(z, (moments + 1) * rows * dim)
     steps = (moments // inputs.substeps,) if inputs.substeps else ()
     of_moment, packed = kept_sizes(inputs) if keep else (0, 0)
     taped = moments if keep else 0
     if inputs.substeps and isinstance(of_moment, int) and of_moment:
         # A size that is not known while tracing counts as small.
-        taped = min(moments, TAPE_LIMIT // (of_moment * inputs.z.dtype.itemsize))
+        taped = min(moments, TAPE_LIMIT // (of_moment * z.itemsize))
     return (
         new(*steps, rows),
         new(*steps, rows),
@@ -63,8 +65,8 @@ def _empty_outputs(inputs: Inputs, keep: bool, empty: Empty = empty) -> Tensors:
         new(*steps, rows) if inputs.row_sum else new(0),
         new(*steps, rows) if inputs.log_det else new(0),
         new(moments + 1, rows, dim) if inputs.substeps else new(rows, dim),
-        new(of_moment * taped),
-        new(packed),
+        room(z, of_moment * taped)(of_moment * taped),
+        room(z, packed)(packed),
     )
 
 
@@ -117,11 +119,11 @@ def _field_backward_cpu(*args: Any) -> list[Tensor]:
 
 
 def _field_fake(*args: Any) -> Tensors:
-    return _empty_outputs(Inputs(*args[:NUM_INPUTS]), args[NUM_INPUTS], fake_empty)
+    return _empty_outputs(Inputs(*args[:NUM_INPUTS]), args[NUM_INPUTS], fake_room)
 
 
 def _field_backward_fake(*args: Any) -> list[Tensor]:
-    return only(empty_gradients(Inputs(*args[:NUM_INPUTS]), args[-1], fake_empty))
+    return only(empty_gradients(Inputs(*args[:NUM_INPUTS]), args[-1], fake_empty_like))
 
 
 def _vmap_field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,16 +26,14 @@ from ffrl_fast.native.problem import (
     INPUTS,
     NUM_INPUTS,
     NUM_TENSORS,
-    Empty,
     Inputs,
     Tensors,
     address,
     addresses,
     contiguous,
-    empty,
     empty_gradients,
     empty_like,
-    fake_empty,
+    fake_empty_like,
     native_problem,
     only,
 )
@@ -42,10 +41,13 @@ from ffrl_fast.native.vmap import each_element
 
 
 def _empty_loss(
-    inputs: Inputs, weight: Tensor | None, wanted: list[bool], empty: Empty = empty
+    inputs: Inputs,
+    weight: Tensor | None,
+    wanted: list[bool],
+    empty_like: Callable[[Tensor], Tensor] = empty_like,
 ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
-    d_weight = empty(*weight.shape, like=weight) if weight is not None and wanted[-1] else None
-    return empty(like=inputs.z), empty_gradients(inputs, wanted, empty), d_weight
+    d_weight = empty_like(weight) if weight is not None and wanted[-1] else None
+    return inputs.z.new_empty(()), empty_gradients(inputs, wanted, empty_like), d_weight
 
 
 def _hj_loss_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
@@ -76,7 +78,7 @@ def _run_loss(
 
 
 def _hj_loss_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    value, gradients, d_weight = _empty_loss(Inputs(*args[:NUM_INPUTS]), args[-2], args[-1], fake_empty)
+    value, gradients, d_weight = _empty_loss(Inputs(*args[:NUM_INPUTS]), args[-2], args[-1], fake_empty_like)
     return value, only([*gradients, d_weight])
 
 
@@ -162,6 +164,6 @@ def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJ
     z, theta, force_theta, gates = inputs.z, inputs.theta, inputs.force_theta, inputs.gates
     value, d_z, d_theta = z.new_empty(()), empty_like(z), empty_like(theta)
     d_force = None if force_theta is None else empty_like(force_theta)
-    d_gates = None if gates is None else torch.zeros(gates.shape, dtype=z.dtype)
+    d_gates = None if gates is None else z.new_zeros(gates.shape)
     _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates, None])
     return value, HJGradients(d_z, d_theta, d_force, d_gates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -114,7 +115,7 @@ def record_phases() -> Iterator[Tensor]:
         then the seconds of whole calls. ``ffrl_fast.profile`` names the phases.
     """
     global _phase_records
-    records = torch.zeros(torch.get_num_threads(), _core.phase_record_size, dtype=torch.float64)
+    records = torch.zeros(torch.get_num_threads(), _core.phase_record_size, dtype=torch.float64, device="cpu")
     before, _phase_records = _phase_records, records.data_ptr()
     try:
         yield records
@@ -195,7 +196,8 @@ def empty(*shape: int, like: Tensor) -> Tensor:
     """As ``like.new_empty(shape)``; a large one from the blocks that the engine keeps between calls."""
     size = math.prod(shape) * like.itemsize
     if size < _LARGE:
-        return torch.empty(shape, dtype=like.dtype)
+        # Sizes one by one are parsed in a third of the time of a tuple.
+        return like.new_empty(*shape) if shape else like.new_empty(shape)
     return torch.frombuffer(_core.Block(size), dtype=like.dtype).view(shape)
 
 
@@ -206,11 +208,22 @@ def empty_like(x: Tensor) -> Tensor:
     return empty(*x.shape, like=x)
 
 
-def fake_empty(*shape: int, like: Tensor) -> Tensor:
-    return like.new_empty(shape)
+def fake_empty_like(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
 
 
-def empty_gradients(inputs: Inputs, wanted: list[bool], empty: Empty = empty) -> list[Tensor | None]:
+def room(like: Tensor, largest: int) -> Empty:
+    """What makes tensors of up to ``largest`` elements from their sizes, as :func:`empty`; asked once for many."""
+    return like.new_empty if largest * like.itemsize < _LARGE else partial(empty, like=like)
+
+
+def fake_room(like: Tensor, largest: int) -> Empty:
+    return like.new_empty
+
+
+def empty_gradients(
+    inputs: Inputs, wanted: list[bool], empty_like: Callable[[Tensor], Tensor] = empty_like
+) -> list[Tensor | None]:
     """Room for each gradient that is wanted. Cleared where the engine writes only a part of it."""
     per_row = not inputs.substeps and inputs.t.shape[0] > 1
     result: list[Tensor | None] = []
@@ -222,7 +235,7 @@ def empty_gradients(inputs: Inputs, wanted: list[bool], empty: Empty = empty) ->
             # Each row reaches its own gates and the conditioning of its own potential only.
             result.append(torch.zeros_like(x, memory_format=torch.contiguous_format))
         else:
-            result.append(empty(*x.shape, like=x))
+            result.append(empty_like(x))
     return result
 
 

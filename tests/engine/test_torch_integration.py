@@ -366,3 +366,31 @@ def test_same_threads_same_bits(unused: str) -> None:
     # Rows do not depend on the number of threads; sums over rows do, in their last bits.
     for name in ("u", "dt", "grad", "residual", "d_z"):
         assert torch.equal(first[name], alone[name]), name
+
+
+@pytest.mark.parametrize("rows", [3, 1_000])  # the latter's tensors lie in the engine's own blocks
+def test_default_device_is_not_asked(rows: int, backend: str) -> None:
+    """Tensors lie where z does. On another device the engine would be handed addresses that are not the host's."""
+    inputs = make(Case(rows, 64, 65, 1, 3, "gates", force=True), torch.float32).to(torch.float32)
+    z, t, bank, gates = inputs.z, inputs.t, inputs.bank, inputs.selection["gates"]
+
+    def run() -> list[Tensor]:
+        tangent, weight = z.detach() / 3, z.detach()[:, 0].clone().requires_grad_()
+        out = potential_field(z, t, bank, gates=gates, tangent=tangent, backend=backend)
+        loss = hj_loss(z, t, bank, force=inputs.force, gates=gates, weight=weight, backend=backend)
+        path = integrate(z, [0.0, 1.0], bank, gates=gates, outputs=("u", "residual", "row_sum"), backend=backend)
+        assert out.hvp is not None and path.residual is not None and path.row_sum is not None
+        everything = (out.u, out.dt, out.grad, out.hvp, loss, path.z, path.residual, path.row_sum)
+        found = torch.autograd.grad([x.square().mean() for x in everything], (z, gates, weight, bank.theta))
+        value, gradients = ffrl_fast.value_and_grad(z, t, bank, gates=gates, backend=backend)
+        few = {"gates": gates[:3], "backend": backend}
+        second = [laplacian(z[:3], t, bank, **few), *log_det(z[:3], t, bank, step=0.1, **few)]
+        with torch.no_grad():
+            second.append(ffrl_fast.hessian(z[:3], t, bank, **few))
+        return [x for x in (*everything, *found, value, *gradients, *second) if x is not None]
+
+    before = run()
+    with torch.device("meta"):
+        after = run()
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a, b)
