@@ -26,8 +26,8 @@ from ffrl.run import (
     installed_versions,
     load_flow,
     require_no_run_file,
-    source_commit,
 )
+from ffrl.source import source_commit
 from ffrl.study.command import study
 from ffrl.table.command import table
 from ffrl.training import Budget, Trainer

@@ -2,7 +2,6 @@
 
 import contextlib
 import platform
-import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from ffrl.files import read_json, write_json
 from ffrl.kinds import require_kinds
 from ffrl.models import FlowModel
 from ffrl.presets import Preset
+from ffrl.source import source_commit
 from ffrl.systems import System, build
 from ffrl.training.budget import Budget
 from ffrl.training.checkpoint import INDEX_NAME, load_checkpoint
@@ -157,25 +157,6 @@ def _require_finite_flow(run: Path, model: FlowModel, sequences: SequenceFormat)
             raise UserError(
                 f"{run}: expected a flow that stays finite, found NaN or infinity along {name} from a black image"
             )
-
-
-def source_commit() -> str | None:
-    """The commit that this source was checked out from, "-modified" after it where tracked files differ from it; None
-    where the package is not in a git checkout of its own.
-    """
-
-    def git(*arguments: str) -> str:
-        here = Path(__file__)
-        return subprocess.run(
-            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("-modified" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def installed_versions() -> dict[str, str]:

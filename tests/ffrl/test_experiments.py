@@ -26,6 +26,7 @@ from ffrl.models import FlowModel
 from ffrl.orthogonality import pair_cosines, random_directions
 from ffrl.report import write_report
 from ffrl.round_trip import round_trip
+from ffrl.source import source_commit
 
 TINY = [
     "--iterations", "3", "--threads", "1", "--set", "latent_dim=4", "--set", "potential_width=5",
@@ -76,7 +77,8 @@ def test_every_experiment_says_where_its_numbers_come_from(results: Callable[[st
         assert found["experiment"] == name and found["sequences"] == SEQUENCES and found["potentials"] == [0, 1, 2]
         assert (found["iteration"], found["seed"], found["data"]) == (3, 3, "digits")
         assert len(found["data_checksum"]) == 64
-        assert {"commit", "versions"} == set(found["evaluated_by"]) and "torch" in found["evaluated_by"]["versions"]
+        assert found["evaluated_by"]["versions"]["torch"] == torch.__version__
+        assert found["commit"] == found["evaluated_by"]["commit"] == source_commit()
 
 
 def test_evolution(results: Callable[[str], tuple[Path, Any]], subject: Subject, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from ffrl.density import volume_changes
 from ffrl.evaluation import EquivarianceError
 from ffrl.matching import match
 from ffrl.residuals import path_residuals
-from ffrl.run import RunConfig, installed_versions, load_flow, source_commit
+from ffrl.run import RunConfig, installed_versions, load_flow
+from ffrl.source import source_commit
 
 FOLDS, ON_GRID, OFF_GRID, FINER, ITERATIONS = (
     "steps that fold",

@@ -10,7 +10,8 @@ from ffrl.campaign.measures import Measures, measure_and_save
 from ffrl.data import Dataset, FactorDataset
 from ffrl.matching import Matching, match
 from ffrl.models import FlowModel
-from ffrl.run import RunConfig, installed_versions, load_trained, source_commit
+from ffrl.run import RunConfig, installed_versions, load_trained
+from ffrl.source import source_commit
 from ffrl.systems import Comparable
 from ffrl.table.bound import bound_of_system
 from ffrl.table.errors import TransitionErrors, transition_errors
