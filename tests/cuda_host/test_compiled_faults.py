@@ -17,10 +17,13 @@ from cuda_ptx import by_source_line, by_symbol, execute
 from ffrl_fast.gpu.engine import Precision, Wanted
 from ptx.mutate import Mutant
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ffrl_fast._cuda") is None or shutil.which("nvcc") is None,
-    reason="this build has no CUDA kernels, or nvcc is not on the PATH",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ffrl_fast._cuda") is None or shutil.which("nvcc") is None,
+        reason="this build has no CUDA kernels, or nvcc is not on the PATH",
+    ),
+]
 
 TF32 = Precision.TF32
 #: Every way through the kernels.

@@ -13,6 +13,7 @@ from cuda_kernels import EVERYTHING, by_emulation
 ORDERS = 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_without_a_fault_nothing_shows(case: str) -> None:
     kernels = faulty_kernels()
@@ -20,6 +21,7 @@ def test_without_a_fault_nothing_shows(case: str) -> None:
     assert not any(shows(kernels, case, seed) for seed in range(ORDERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [f for f in FAULTS if f.kind not in ("order", "more")], ids=str)
 def test_every_fault_shows_in_some_order(fault: Fault) -> None:
     kernels = faulty_kernels()

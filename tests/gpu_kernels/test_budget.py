@@ -24,12 +24,14 @@ from ffrl_fast.triton_kernels import launch
 USAGE = Usage(100, 0, 4096, 0, {"16": 8, "4": 2}, {"HMMA.1688.F32.TF32": 64})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_triton_kernels(architecture: int) -> None:
     kernels = kernel_budget.triton_kernels(architecture, os.cpu_count() or 1)
     assert kernel_budget.check(architecture, kernels) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.skipif(
     importlib.util.find_spec("ffrl_fast._cuda") is None, reason="this build of ffrl_fast has no CUDA kernels"

@@ -104,6 +104,7 @@ _FAULTY_CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "precision"), [(80, Precision.TF32), (90, Precision.BF16)])
 @pytest.mark.parametrize("kernel", ["forward_rows", "backward_rows", "weight_gradient"])
 def test_every_barrier_wait_mask_and_stride_shows(kernel: str, architecture: int, precision: Precision) -> None:
