@@ -3,8 +3,8 @@
 ``kernels/budget.json`` holds, for each architecture and kernel, what its machine code uses (:mod:`bench.machine_code`).
 A kernel that needs more registers or shared memory than that, that spills, that copies in narrower pieces, that has
 lost matrix instructions or whose warps do more of the same work (:mod:`bench.matrix_work`) fails the check, which
-``pytest -m slow`` runs. Machine code that is bit for bit what the budget was written of is not disassembled again. ``--write`` takes
-what is found as the new budget and writes the table of ``docs/gpu_kernels.md``.
+``pytest -m slow`` runs. Machine code that is bit for bit what the budget was written of is not disassembled again.
+``--write`` takes what is found as the new budget and writes the table of ``docs/gpu_kernels.md``.
 
 The CUDA C++ kernels are those of the installed module ``ffrl_fast._cuda``; Triton's are compiled. No GPU is needed.
 """
