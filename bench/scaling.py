@@ -2,6 +2,7 @@
 
 - rows: nanoseconds a row of ``value_and_grad`` from B = 8,192 to 1,000,000;
 - threads: one thread against two, each operator with its gradients;
+- few: the same of few rows, where one thread is used however many there are if that takes less time;
 - gates: one call with gates (B, 5) against five calls of one potential each, as the time of the products in both is
   the same.
 """
@@ -9,7 +10,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,16 @@ def rows_calls(dim: int = 64) -> dict[str, Call]:
     return {str(b): ours.value_and_grad(Problem(dim, b), "loss") for b in (8192, 65536, 262144, 1_000_000)}
 
 
-def thread_calls() -> dict[str, Call]:
+FEW = ((64, 16), (64, 128), (324, 1), (324, 16))  # D and B
+
+
+def thread_calls(sizes: Sequence[tuple[int, int]] = ((64, 8192), (324, 8192))) -> dict[str, Call]:
     """Each operator with one thread and with two: "name, threads"."""
     from bench import ours
     from bench.problems import FlowProblem, Problem
 
     found: dict[str, Call] = {}
-    for dim, rows in ((64, 8192), (324, 8192)):
+    for dim, rows in sizes:
         p = Problem(dim, rows)
         calls = {
             "value_and_grad": ours.value_and_grad(p, "loss"),
@@ -88,7 +92,7 @@ def gates_calls(potentials: int = 5) -> dict[str, Call]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each call")
-    parser.add_argument("--only", choices=("rows", "threads", "gates"), action="append")
+    parser.add_argument("--only", choices=("rows", "threads", "few", "gates"), action="append")
     parser.add_argument("--out", type=Path, default=Path("bench/results/scaling"))
     a = parser.parse_args()
     use_threads(2)
@@ -100,10 +104,10 @@ def main() -> None:
 
     peak = measure_peak(_core.isa())
     results: list[dict[str, Any]] = []
-    tables = {"rows": rows_calls, "threads": thread_calls, "gates": gates_calls}
+    tables = {"rows": rows_calls, "threads": thread_calls, "few": lambda: thread_calls(FEW), "gates": gates_calls}
     for table in a.only or tables:
         calls = tables[table]()
-        if table != "threads":
+        if table not in ("threads", "few"):
             calls = {name: _with_threads(1, call) for name, call in calls.items()}
         for name, timing in interleave(calls, seconds=a.seconds).items():
             results.append({"table": table, "call": name, "median_s": timing.median, "min_s": timing.minimum})
@@ -134,6 +138,7 @@ def markdown(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             lines.append(f"| {b:,} | {ns:.1f} | {best:.1f} | {r['median_s'] / b / first:.2f} × |")
     titles = {
         "threads": ("Two threads against one, with all gradients", "1 thread, ms | 2 threads, ms | speed-up"),
+        "few": ("The same of few rows", "1 thread, ms | 2 threads, ms | speed-up"),
         "gates": (
             "Gates (B, 5) against five calls of one potential, `potential_field` with all gradients",
             "gates, ms | five calls, ms | gates over calls",

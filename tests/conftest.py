@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,12 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads that wait must not spin. OpenMP asks when torch loads it, here and in children.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    # torch.compile's cache does not know the operators' versions: what an older one left must not be tested. One for
+    # all workers, who inherit it.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="ffrl_fast_tests_inductor_")
+    atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 import torch
 from hypothesis import HealthCheck, settings

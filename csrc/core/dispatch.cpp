@@ -1,6 +1,8 @@
 #include "dispatch.hpp"
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 namespace ffrl {
@@ -50,12 +52,55 @@ const Isa& choose() {
   throw std::runtime_error("this processor supports none of the instruction sets compiled in: " + names);
 }
 
+/// Products of a sweep: W_in z, W_hid a, W_hidᵀ v and W_inᵀ q; their cotangents and those of the weights.
+constexpr double kForward = 2, kBackward = 4;
+
+/// `products`: how many a weight and row.
 template <class T>
-Schedule& planned(const Problem<T>& p, double times_the_work = 1) {
+Effort effort(const Problem<T>& p, double products) {
+  // A narrower network takes as long as one of two vectors.
+  const double lanes = double(isa().vector_bytes) / sizeof(T), least = 2 * lanes;
+  const double networks = double(p.selected >= 0 ? 1 : p.potentials);
+  Effort all{0, 0, double(packed_size(p)) * sizeof(T)};
+  const auto add = [&](const Network<T>& net, double of_products) {
+    const double h = std::max(double(net.shape.width), least), d = std::max(double(net.shape.dim), least);
+    all.products += of_products * h * (d + double(net.shape.depth) * h) / lanes * double(p.rows) * double(p.moments) *
+                    double(potentials_per_row(p)) * (p.second_order() ? 2 : 1);
+    // W_t1, W_t2, and W_1, which τ is folded through.
+    if (net.computes_time() && !p.row_times)
+      all.time_weights += networks * double(net.shape.width * (net.shape.dim + 2 * net.shape.width)) * sizeof(T);
+  };
+  add(p.potential, products);
+  if (p.force) add(p.force, products / 2);
+  return all;
+}
+
+template <class T>
+const Schedule& in_shares(const Problem<T>& p, int shares) {
   thread_local Schedule schedule;
-  const double work = multiply_adds(p) * times_the_work;
-  plan(schedule, p.rows, p.potentials, p.selected, p.index, p.gates != nullptr, work, p.threads);
+  plan(schedule, p.rows, p.potentials, p.selected, p.index, p.gates != nullptr, shares);
   return schedule;
+}
+
+template <class T>
+const Schedule& planned(const Problem<T>& p, double products) {
+  return in_shares(p, threads_that_pay(effort(p, products), p.threads));
+}
+
+// A tape is laid out by the shares of the rows. So the backward sweep must have those of the forward one, also where it
+// may use another number of threads: what is kept says how many, in a line ahead of the packed weights.
+
+template <class T>
+T* keep_shares(T* packed, std::int64_t shares) {
+  std::memset(packed, 0, padded<T>(1) * sizeof(T));  // all of it: equal calls keep equal bits
+  std::memcpy(packed, &shares, sizeof shares);
+  return packed + padded<T>(1);
+}
+
+template <class T>
+T* kept_shares(T* packed, std::int64_t& shares) {
+  std::memcpy(&shares, packed, sizeof shares);
+  return packed + padded<T>(1);
 }
 
 }  // namespace
@@ -67,23 +112,31 @@ const Isa& isa() {
 
 template <class T>
 void forward(const Problem<T>& p, const Outputs<T>& out) {
-  isa().template entry<T>().forward(p, planned(p), out);
+  if (!out.packed) return isa().template entry<T>().forward(p, planned(p, kForward), out);
+  const Schedule& schedule = planned(p, (kForward + kBackward) / 2);
+  Outputs<T> to = out;
+  to.packed = keep_shares(out.packed, schedule.shares);
+  isa().template entry<T>().forward(p, schedule, to);
 }
 
 template <class T>
 void backward(const Problem<T>& p, const Saved<T>& saved, const Cotangents<T>& bar, const Gradients<T>& grads) {
-  isa().template entry<T>().backward(p, planned(p), saved, bar, grads);
+  if (!saved.packed) return isa().template entry<T>().backward(p, planned(p, kBackward), saved, bar, grads);
+  std::int64_t shares;
+  Saved<T> from = saved;
+  from.packed = kept_shares(saved.packed, shares);
+  isa().template entry<T>().backward(p, in_shares(p, static_cast<int>(shares)), from, bar, grads);
 }
 
 template <class T>
 void loss(const Problem<T>& p, const Loss<T>& loss, const Gradients<T>& grads) {
-  isa().template entry<T>().loss(p, planned(p), loss, grads);
+  isa().template entry<T>().loss(p, planned(p, kForward + kBackward), loss, grads);
 }
 
 template <class T>
 void curvature(const Problem<T>& p, const Curvature<T>& out) {
   // About D columns a row go through the network.
-  isa().template entry<T>().curvature(p, planned(p, double(p.potential.shape.dim)), out);
+  isa().template entry<T>().curvature(p, planned(p, kForward * double(p.potential.shape.dim)), out);
 }
 
 template void curvature(const Problem<float>&, const Curvature<float>&);

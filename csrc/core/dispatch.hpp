@@ -21,6 +21,7 @@ struct EntryPoints {
 /// The engine compiled for one instruction set.
 struct Isa {
   const char* name;
+  int vector_bytes;
   bool (*supported)();  // by this processor
   EntryPoints<float> f32;
   EntryPoints<double> f64;

@@ -148,7 +148,7 @@ class Engine {
           force_slots(p.force.shape, p.force ? slot_count : 0, sum_moments, grads.force_theta, false, memory),
           gradients(p.potential, p, s, {grads.theta, grads.tau, grads.dtau, grads.t}, memory),
           force_gradients(p.force, p, s, {grads.force_theta, grads.force_tau, nullptr, grads.t}, memory),
-          losses(memory.take<double>(s.threads)) {}
+          losses(memory.take<double>(s.shares)) {}
 
     Embedding<T> embedding;
     PackedBank<T> bank, force;
@@ -175,12 +175,12 @@ class Engine {
     }
   };
 
-  /// Packs, runs `work` on every job and, with gradients, sums the slots; returns the sum of the threads' losses.
+  /// Packs, runs `work` on every job and, with gradients, sums the slots; returns the sum of the shares' losses.
   template <class Work>
   double run(const Call& call, Work work) {
     const double start = p_.phases ? omp_get_wtime() : 0;
     // The carving is done twice: once to add up the sizes, once to place everything in one block.
-    const int threads = s_.threads;
+    const int shares = s_.shares, threads = shares < p_.threads ? shares : p_.threads;
     Carver sizes, packed_sizes;
     {
       Team team(p_, s_, call.grads, sizes, packed_sizes);
@@ -190,7 +190,7 @@ class Engine {
       Thread thread(p_, call, nullptr, sizes);
     }
     const std::size_t each = sizes.used() - shared;
-    char* block = static_cast<char*>(thread_scratch(shared + packed_bytes + each * threads));
+    char* block = static_cast<char*>(thread_scratch(shared + packed_bytes + each * shares));
     Carver carver(block), packed(call.packed ? reinterpret_cast<char*>(call.packed) : block + shared);
     Team team(p_, s_, call.grads, carver, packed);
     char* own = block + shared + packed_bytes;
@@ -200,10 +200,10 @@ class Engine {
 
     const auto together = [&](Crew crew) {
       if (!call.reuse) pack(team, crew);
-      // OpenMP may give fewer threads than were asked for; the schedule's are then shared out among them.
-      for (int i = crew.me; i < threads; i += crew.size) {
+      // A backward sweep has the forward one's shares, maybe of more threads; and OpenMP may give fewer than asked for.
+      for (int i = crew.me; i < shares; i += crew.size) {
         Carver mine(own + each * i);
-        Thread thread(p_, call, p_.phases ? p_.phases + i : nullptr, mine);
+        Thread thread(p_, call, record(crew), mine);
         thread.rows.clear(p_);
         std::int64_t cleared = -1;
         for (std::int64_t j = s_.begin[i]; j < s_.begin[i + 1]; ++j) {
@@ -224,7 +224,7 @@ class Engine {
         reduce(team, crew);
       }
     };
-    if (threads == 1) {
+    if (threads <= 1) {
       together(Crew{});
     } else {
 #pragma omp parallel num_threads(threads)
@@ -233,7 +233,7 @@ class Engine {
     if (call.grads && call.grads->t && !p_.row_times) sum_time(team, call.grads->t);
     if (call.grads && call.grads->tangent && p_.tangent_shared) sum_tangent(team, call.grads->tangent);
     double loss = 0;
-    for (int i = 0; i < threads; ++i) loss += team.losses[i];
+    for (int i = 0; i < shares; ++i) loss += team.losses[i];
     if (p_.phases) p_.phases->engine_seconds += omp_get_wtime() - start;
     return loss;
   }

@@ -70,7 +70,7 @@ struct Outputs {
   T* path = nullptr;      // (N + 1, B, D)
   T* tape = nullptr;      // for the backward sweep: tape_moment_size() elements for each of the last `taped` moments
   std::int64_t taped = 0;
-  T* packed = nullptr;  // packed_size() elements, likewise; null: nothing is kept
+  T* packed = nullptr;  // packed_size() elements, likewise, with a tape always; null: nothing is kept
 };
 
 /// Cotangents of the outputs; null: zero.
@@ -91,7 +91,7 @@ struct Saved {
   const T* path = nullptr;  // (N + 1, B, D); null where there is no path
   T* tape = nullptr;        // of the last `taped` moments; the activations of others are computed again
   std::int64_t taped = 0;
-  T* packed = nullptr;  // null: the weights are packed again
+  T* packed = nullptr;  // with a tape always; null: the weights are packed again
 };
 
 /// Gradients to write; null: not wanted.
@@ -132,14 +132,6 @@ struct Curvature {
 template <class T>
 FFRL_EACH_ISA std::int64_t potentials_per_row(const Problem<T>& p) {
   return p.gates ? p.potentials : 1;
-}
-
-/// Multiply-adds of one evaluation of all rows with its gradients, the products alone.
-template <class T>
-FFRL_EACH_ISA double multiply_adds(const Problem<T>& p) {
-  const auto weights = [](const NetworkShape& s) { return double(s.width) * (s.dim + s.depth * s.width); };
-  const double all = 6 * weights(p.potential.shape) + (p.force ? 3 * weights(p.force.shape) : 0);
-  return all * double(p.rows) * double(p.moments) * double(potentials_per_row(p)) * (p.second_order() ? 2 : 1);
 }
 
 /// Elements of the activations kept for one row of one network: a, c_1 … c_L and v_1 … v_L; its output comes beside.
@@ -201,10 +193,12 @@ FFRL_EACH_ISA std::int64_t packed_network_size(const Network<T>& net, std::int64
   return matrices + hp * (2 + s.depth + moments * time_arrays(net, derivatives));
 }
 
+/// The packed weights of all networks, and the line ahead of them (dispatch.cpp).
 template <class T>
 FFRL_EACH_ISA std::int64_t packed_size(const Problem<T>& p) {
   const std::int64_t moments = p.row_times ? 0 : p.moments;
-  return (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, p.rows, moments, true) +
+  return padded<T>(1) +
+         (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, p.rows, moments, true) +
                                                  (p.force ? packed_network_size(p.force, p.rows, moments, false) : 0));
 }
 

@@ -24,10 +24,24 @@ std::vector<std::int64_t> group_rows(std::vector<std::int64_t>& order, std::int6
   return begin;
 }
 
+// In multiply-adds of whole vectors, of which a core makes some four in a nanosecond; fitted to calls of one and of two
+// threads at D = 16 … 324 and B = 1 … 2,048 (`python -m bench.scaling` shows some).
+constexpr double kThread = 1 << 14;         // what one more thread should have to do
+constexpr double kStart = 60e3;             // to start threads and to wait for all of them: 15 µs
+constexpr double kTimeWeight = 1 / 6.0;     // a byte of the conditioning's weights, read from the third-level cache
+constexpr double kPackedWeight = 1 / 32.0;  // a byte of packed weights fetched, less what is gained by packing together
+
 }  // namespace
 
+int threads_that_pay(const Effort& effort, int threads) {
+  const double shared = effort.products + kTimeWeight * effort.time_weights;
+  const int useful = static_cast<int>(std::clamp(shared / kThread, 1.0, static_cast<double>(std::max(threads, 1))));
+  const double saved = shared * (1 - 1.0 / useful);
+  return saved > kStart + kPackedWeight * effort.packed ? useful : 1;
+}
+
 void plan(Schedule& s, std::int64_t rows, std::int64_t potentials, std::int64_t selected, const std::int64_t* index,
-          bool gates, double work, int threads) {
+          bool gates, int shares) {
   s.order.clear();
   s.jobs.clear();
   s.slot_potential.clear();
@@ -35,14 +49,14 @@ void plan(Schedule& s, std::int64_t rows, std::int64_t potentials, std::int64_t 
   std::vector<std::int64_t> groups = {0, rows};  // where the rows of each potential begin
   if (index) groups = group_rows(s.order, rows, potentials, index);
 
-  s.threads = static_cast<int>(std::clamp(work / kThreadWork, 1.0, static_cast<double>(std::max(threads, 1))));
+  s.shares = shares;
   s.begin.assign(1, 0);
-  for (int thread = 0; thread < s.threads; ++thread) {
-    const std::int64_t from = rows * thread / s.threads, to = rows * (thread + 1) / s.threads;
+  for (int share = 0; share < shares; ++share) {
+    const std::int64_t from = rows * share / shares, to = rows * (share + 1) / shares;
     for (std::size_t g = 0; g + 1 < groups.size(); ++g) {
       const std::int64_t begin = std::max(from, groups[g]), end = std::min(to, groups[g + 1]);
       if (begin >= end) continue;
-      // A slot belongs to one thread and one potential.
+      // A slot belongs to one share and one potential.
       const auto slot = static_cast<std::int64_t>(s.slot_potential.size());
       const std::int64_t potential = index ? static_cast<std::int64_t>(g) : gates ? 0 : selected;
       for (std::int64_t k = 0; k < (gates ? potentials : 1); ++k) s.slot_potential.push_back(potential + k);

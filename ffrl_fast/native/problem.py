@@ -91,7 +91,7 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
             packed += dim * hp + width * (dp + 2 * depth * hp)
         packed += hp * (2 + depth + shared * time_arrays)
     tape_row += _padded(dim, dtype) * (int(inputs.residual) + int(inputs.row_sum))
-    return rows * tape_row, packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
+    return rows * tape_row, _padded(1, dtype) + packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
 
 
 def address(x: Tensor | None) -> int:
@@ -102,8 +102,8 @@ def contiguous(x: Tensor | None) -> Tensor | None:
     return x if x is None or x.is_contiguous() else x.contiguous()
 
 
-# Address of one record a thread that calls add their phases' times to; 0: nothing is timed.
-_phase_records = 0
+# Address of one record a thread that calls add their phases' times to, and of how many threads; 0: nothing is timed.
+_phase_records = _recorded_threads = 0
 
 
 @contextlib.contextmanager
@@ -114,13 +114,14 @@ def record_phases() -> Iterator[Tensor]:
         (threads, phase_record_size) float64, csrc/core/phases.hpp's PhaseRecord: seconds and operations of each phase,
         then the seconds of whole calls. ``ffrl_fast.profile`` names the phases.
     """
-    global _phase_records
-    records = torch.zeros(torch.get_num_threads(), _core.phase_record_size, dtype=torch.float64, device="cpu")
-    before, _phase_records = _phase_records, records.data_ptr()
+    global _phase_records, _recorded_threads
+    before, threads = (_phase_records, _recorded_threads), torch.get_num_threads()
+    records = torch.zeros(threads, _core.phase_record_size, dtype=torch.float64, device="cpu")
+    _phase_records, _recorded_threads = records.data_ptr(), threads
     try:
         yield records
     finally:
-        _phase_records = before
+        _phase_records, _recorded_threads = before
 
 
 class Problem(NamedTuple):
@@ -146,8 +147,9 @@ def native_problem(i: Inputs) -> Problem:
     index, gates, tangent = contiguous(i.index), contiguous(i.gates), contiguous(i.tangent)
     potentials, stride = theta.shape
     times = t.shape[0]
+    threads = torch.get_num_threads()
     call = (
-        torch.get_num_threads(),
+        min(threads, _recorded_threads) if _phase_records else threads,
         rows,
         potentials,
         times if substeps else 1,

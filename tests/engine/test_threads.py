@@ -13,8 +13,9 @@ from torch import Tensor
 
 import ffrl_fast
 from ffrl_fast import PotentialBank
+from ffrl_fast.native import record_phases
 
-D, K = 64, 3  # large enough for the engine to use as many threads as it may
+K = 3
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +28,9 @@ def restore_threads() -> Iterator[None]:
 def _run(operator: str, selection: str, rows: int, threads: int) -> tuple[list[Tensor], list[Tensor]]:
     """What belongs to rows, and what is summed over them."""
     torch.manual_seed(rows)
-    bank, force = PotentialBank(K, D, dtype=torch.float64), PotentialBank(K, D, dtype=torch.float64)
-    z = torch.randn(rows, D, dtype=torch.float64, requires_grad=True)
+    dim = 64 if rows > 16 else 128  # large enough for the engine to use as many threads as it may
+    bank, force = PotentialBank(K, dim, dtype=torch.float64), PotentialBank(K, dim, dtype=torch.float64)
+    z = torch.randn(rows, dim, dtype=torch.float64, requires_grad=True)
     chosen: dict[str, Tensor | int] = {"index": 1}
     if selection == "index":
         chosen = {"index": torch.randint(0, K, (rows,))}
@@ -66,6 +68,48 @@ def test_any_number_of_threads(operator: str, selection: str, rows: int) -> None
             # The bound across counts: the roundings of as many additions as there are threads.
             scale = one.abs().max().clamp(min=1.0)
             assert (found - one).abs().max() <= 64 * torch.finfo(one.dtype).eps * scale
+
+
+@pytest.mark.parametrize(
+    ("dim", "rows", "used"), [(64, 16, 1), (64, 1024, 2), (324, 1, 2)], ids=["few", "many", "one row, wide network"]
+)
+def test_threads_are_used_where_they_pay(dim: int, rows: int, used: int) -> None:
+    bank, z = PotentialBank(1, dim), torch.randn(rows, dim)
+    torch.set_num_threads(2)
+    with record_phases() as records:
+        ffrl_fast.potential_field(z, 0.5, bank, backend="cpu")
+    assert (records != 0).any(dim=1).sum() == used
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("forward", [1, 2, 3])
+@pytest.mark.parametrize("backward", [1, 2, 3])
+def test_backward_on_another_number_of_threads(forward: int, backward: int, steps: int) -> None:
+    torch.manual_seed(0)
+    bank = PotentialBank(K, 64, dtype=torch.float64)
+    z, index = torch.randn(333, 64, dtype=torch.float64, requires_grad=True), torch.randint(0, K, (333,))
+
+    def gradients(forward: int, backward: int) -> tuple[Tensor, ...]:
+        torch.set_num_threads(forward)
+        path = ffrl_fast.integrate(z, [0.5] * steps, bank, index=index, outputs=("residual",), backend="cpu")
+        assert path.residual is not None
+        value = path.residual.square().sum() + path.z[-1].sum()
+        torch.set_num_threads(backward)
+        return torch.autograd.grad(value, (z, bank.theta))
+
+    of_one = gradients(1, 1)
+    for found, exact in zip(gradients(forward, backward), of_one, strict=True):
+        torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(forward, 1), gradients(forward, backward), strict=True))
+
+
+def test_phases_are_recorded_for_no_more_threads_than_when_that_began() -> None:
+    bank, z = PotentialBank(1, 64), torch.randn(2000, 64)
+    torch.set_num_threads(1)
+    with record_phases() as records:
+        torch.set_num_threads(3)
+        ffrl_fast.potential_field(z, 0.5, bank, backend="cpu")
+    assert records.shape[0] == 1 and records.any()
 
 
 def test_fewer_threads_than_asked_for() -> None:

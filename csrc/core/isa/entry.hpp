@@ -36,6 +36,6 @@ template <class T>
 constexpr EntryPoints<T> kEntryPoints = {forward<T>, backward<T>, loss<T>, curvature<T>, fma_rate<T>};
 
 extern const Isa kIsa;
-const Isa kIsa = {FFRL_STRINGIFY(FFRL_ISA), supported, kEntryPoints<float>, kEntryPoints<double>};
+const Isa kIsa = {FFRL_STRINGIFY(FFRL_ISA), FFRL_VECTOR_BYTES, supported, kEntryPoints<float>, kEntryPoints<double>};
 
 }  // namespace ffrl::FFRL_ISA
