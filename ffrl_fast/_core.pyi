@@ -4,30 +4,27 @@ from collections.abc import Sequence
 
 _Numbers = Sequence[int | float]
 
-def forward_f32(call: _Numbers, potential: _Numbers, force: _Numbers | None, outputs: _Numbers, /) -> None: ...
-def forward_f64(call: _Numbers, potential: _Numbers, force: _Numbers | None, outputs: _Numbers, /) -> None: ...
+def forward_f32(sizes: _Numbers, given: _Numbers, outputs: _Numbers, /) -> None: ...
+def forward_f64(sizes: _Numbers, given: _Numbers, outputs: _Numbers, /) -> None: ...
 def backward_f32(
-    call: _Numbers,
-    potential: _Numbers,
-    force: _Numbers | None,
+    sizes: _Numbers,
+    given: _Numbers,
     saved: _Numbers,
     cotangents: _Numbers,
     gradients: _Numbers,
     /,
 ) -> None: ...
 def backward_f64(
-    call: _Numbers,
-    potential: _Numbers,
-    force: _Numbers | None,
+    sizes: _Numbers,
+    given: _Numbers,
     saved: _Numbers,
     cotangents: _Numbers,
     gradients: _Numbers,
     /,
 ) -> None: ...
 def loss_f32(
-    call: _Numbers,
-    potential: _Numbers,
-    force: _Numbers | None,
+    sizes: _Numbers,
+    given: _Numbers,
     value: int,
     weight: int,
     d_weight: int,
@@ -35,17 +32,16 @@ def loss_f32(
     /,
 ) -> None: ...
 def loss_f64(
-    call: _Numbers,
-    potential: _Numbers,
-    force: _Numbers | None,
+    sizes: _Numbers,
+    given: _Numbers,
     value: int,
     weight: int,
     d_weight: int,
     gradients: _Numbers,
     /,
 ) -> None: ...
-def kept_sizes_f32(call: _Numbers, potential: _Numbers, force: _Numbers | None, /) -> tuple[int, int]: ...
-def kept_sizes_f64(call: _Numbers, potential: _Numbers, force: _Numbers | None, /) -> tuple[int, int]: ...
+def kept_sizes_f32(sizes: _Numbers, given: _Numbers, /) -> tuple[int, int]: ...
+def kept_sizes_f64(sizes: _Numbers, given: _Numbers, /) -> tuple[int, int]: ...
 def fma_rate_f32(seconds: float, /) -> float: ...
 def fma_rate_f64(seconds: float, /) -> float: ...
 
@@ -56,6 +52,7 @@ class Block:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def idle_bytes() -> int: ...
+def most_idle_bytes() -> int: ...
 def release_idle() -> None: ...
 def isa() -> str: ...
 def isas() -> list[tuple[str, bool]]: ...

@@ -29,6 +29,8 @@ def _like(name: str, x: Tensor, of_bank: Tensor) -> None:
     """
     if x.dtype != of_bank.dtype:
         raise TypeError(f"{name}: expected dtype {of_bank.dtype} as the bank's, found {x.dtype}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a strided tensor, found {x.layout}")
     if x.device != of_bank.device:
         raise ValueError(f"{name}: expected device {of_bank.device} as the bank's, found {x.device}")
 

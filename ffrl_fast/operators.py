@@ -11,6 +11,7 @@ from torch import Tensor
 from ffrl_fast import arguments, reference
 from ffrl_fast.backends import Call, HJGradients, Motion, choose
 from ffrl_fast.bank import PotentialBank
+from ffrl_fast.calls import checked
 
 Convention = Literal["per_sample", "paper_code"]
 
@@ -74,13 +75,8 @@ def potential_field(
         IndexError: an index outside 0 … K−1.
         RuntimeError: a backend asked for by name that cannot run this call, with its reason.
     """
-    arguments.check_bank("bank", bank)
-    arguments.check_rows("z", z, bank)
-    times = arguments.check_times("t", t, z)
-    selection = arguments.check_selection(index, gates, z, bank)
-    tangent = arguments.check_tangent(tangent, z)
-    call = Call(z, times, bank, selection, tangent=tangent)
-    out = choose(call.request("potential_field"), backend).field(call)
+    chosen, call = checked("potential_field", z, t, bank, index, gates, backend, tangent=tangent)
+    out = chosen.field(call)
     return PotentialField(out.u, out.dt, out.grad, out.hvp)
 
 
@@ -110,17 +106,12 @@ def hj_residual(
     Raises:
         As :func:`potential_field`.
     """
-    arguments.check_bank("bank", bank)
     if convention not in ("per_sample", "paper_code"):
         raise ValueError(f"convention: expected 'per_sample' or 'paper_code', found {convention!r}")
-    arguments.check_rows("z", z, bank)
-    times = arguments.check_times("t", t, z)
-    selection = arguments.check_selection(index, gates, z, bank)
-    force = arguments.check_force(force, bank)
-    call = Call(z, times, bank, selection, force=force, with_residual=convention == "per_sample")
-    chosen = choose(call.request("hj_residual"), backend)
+    residual = convention == "per_sample"
+    chosen, call = checked("hj_residual", z, t, bank, index, gates, backend, force=force, residual=residual)
     out = chosen.field(call)
-    if convention == "per_sample":
+    if residual:
         assert out.residual is not None
         return HJResidual(out.u, out.dt, out.grad, out.residual)
     value = None if force is None else chosen.field(call.of_force()).u
@@ -154,19 +145,14 @@ def hj_loss(
     Raises:
         As :func:`hj_residual`.
     """
-    arguments.check_bank("bank", bank)
-    arguments.check_rows("z", z, bank)
-    arguments.check_weight(weight, z)
     if convention != "per_sample":
         residual = hj_residual(
             z, t, bank, force=force, index=index, gates=gates, convention=convention, backend=backend
         ).residual
+        weight = arguments.check_weight(weight, z)
         return residual.square().mean() if weight is None else (weight * residual.square()).mean()
-    times = arguments.check_times("t", t, z)
-    selection = arguments.check_selection(index, gates, z, bank)
-    force = arguments.check_force(force, bank)
-    call = Call(z, times, bank, selection, force=force, with_residual=True)
-    return choose(call.request("hj_loss"), backend).hj_loss(call, weight)
+    chosen, call = checked("hj_loss", z, t, bank, index, gates, backend, force=force, residual=True)
+    return chosen.hj_loss(call, arguments.check_weight(weight, z))
 
 
 def value_and_grad(
@@ -194,15 +180,10 @@ def value_and_grad(
     Raises:
         As :func:`hj_loss`.
     """
-    arguments.check_bank("bank", bank)
     if loss != "hj":
         raise ValueError(f"loss: expected 'hj', found {loss!r}")
-    arguments.check_rows("z", z, bank)
-    times = arguments.check_times("t", t, z)
-    selection = arguments.check_selection(index, gates, z, bank)
-    call = Call(z, times, bank, selection, force=arguments.check_force(force, bank), with_residual=True)
-    weight = arguments.check_weight(weight, z)
-    return choose(call.request("hj_loss"), backend).hj_value_and_grad(call, weight)
+    chosen, call = checked("hj_loss", z, t, bank, index, gates, backend, force=force, residual=True)
+    return chosen.hj_value_and_grad(call, arguments.check_weight(weight, z))
 
 
 def integrate(

@@ -56,52 +56,57 @@ class Reader {
   py::ssize_t at_ = 0;
 };
 
-/// One side of a problem, as ffrl_fast/native/problem.py spells it: addresses of theta, τ, dτ/dt; stride of theta; how
-/// many potentials τ holds; D, width, depth, out_tanh, time embedding.
+/// One side of a problem: stride of theta; how many potentials τ holds; D, width, depth, out_tanh, time embedding.
 template <class T>
-ffrl::Network<T> network(const py::tuple& from) {
-  Reader n(from);
+ffrl::Network<T> network(Reader& sizes) {
   ffrl::Network<T> net;
-  net.theta = n.address<const T>();
-  net.tau = n.address<const T>();
-  net.dtau = n.address<const T>();
-  net.stride = n.integer();
-  net.conditioned = n.integer();
-  net.shape.dim = n.integer();
-  net.shape.width = n.integer();
-  net.shape.depth = n.integer();
-  net.shape.out_tanh = n.flag();
-  net.shape.time = static_cast<ffrl::TimeEmbedding>(n.integer());
+  net.stride = sizes.integer();
+  net.conditioned = sizes.integer();
+  net.shape.dim = sizes.integer();
+  net.shape.width = sizes.integer();
+  net.shape.depth = sizes.integer();
+  net.shape.out_tanh = sizes.flag();
+  net.shape.time = static_cast<ffrl::TimeEmbedding>(sizes.integer());
   return net;
 }
 
-/// threads, rows, potentials, moments, substeps, step, row_times, z, stride of z, t, selected, index, gates,
-/// gates_by_step, residual, tangent, whether the rows share it, row_sum, phase records (one a thread)
+/// A problem, as ffrl_fast/native/plan.py spells it.
+///
+/// sizes, the same for many calls: rows, potentials, moments, substeps, step, row_times, stride of z, selected,
+/// gates_by_step, residual, whether the rows share the tangent, row_sum; the potential; whether there is a force; the
+/// force. given, of this call: threads, phase records (one a thread), and the addresses of z, t, theta, τ, dτ/dt, the
+/// force's theta and τ, index, gates, tangent.
 template <class T>
-ffrl::Problem<T> problem(const py::tuple& call, const py::tuple& potential, const py::object& force) {
-  Reader c(call);
+ffrl::Problem<T> problem(const py::tuple& sizes, const py::tuple& given) {
+  Reader s(sizes), g(given);
   ffrl::Problem<T> p;
-  p.threads = static_cast<int>(c.integer());
-  p.rows = c.integer();
-  p.potentials = c.integer();
-  p.moments = c.integer();
-  p.substeps = c.integer();
-  p.step = static_cast<T>(c.real());
-  p.row_times = c.flag();
-  p.z = c.address<const T>();
-  p.z_stride = c.integer();
-  p.t = c.address<const T>();
-  p.selected = c.integer();
-  p.index = c.address<const Int>();
-  p.gates = c.address<const T>();
-  p.gates_by_step = c.flag();
-  p.residual = c.flag();
-  p.tangent = c.address<const T>();
-  p.tangent_shared = c.flag();
-  p.row_sum = c.flag();
-  p.phases = c.address<ffrl::PhaseRecord>();
-  p.potential = network<T>(potential);
-  if (!force.is_none()) p.force = network<T>(force.cast<py::tuple>());
+  p.rows = s.integer();
+  p.potentials = s.integer();
+  p.moments = s.integer();
+  p.substeps = s.integer();
+  p.step = static_cast<T>(s.real());
+  p.row_times = s.flag();
+  p.z_stride = s.integer();
+  p.selected = s.integer();
+  p.gates_by_step = s.flag();
+  p.residual = s.flag();
+  p.tangent_shared = s.flag();
+  p.row_sum = s.flag();
+  p.potential = network<T>(s);
+  if (s.flag()) p.force = network<T>(s);
+
+  p.threads = static_cast<int>(g.integer());
+  p.phases = g.address<ffrl::PhaseRecord>();
+  p.z = g.address<const T>();
+  p.t = g.address<const T>();
+  p.potential.theta = g.address<const T>();
+  p.potential.tau = g.address<const T>();
+  p.potential.dtau = g.address<const T>();
+  p.force.theta = g.address<const T>();
+  p.force.tau = g.address<const T>();
+  p.index = g.address<const Int>();
+  p.gates = g.address<const T>();
+  p.tangent = g.address<const T>();
   if (p.row_times && (p.potential.computes_time() || (p.force && p.force.computes_time())))
     throw py::value_error("tau: where every row has a time of its own, τ and dτ/dt must be given");
   return p;
@@ -121,8 +126,8 @@ ffrl::Gradients<T> gradients(const py::tuple& from) {
 /// outputs: addresses of u, dt, residual, hvp, row_sum, log_det, grad, path, tape; moments on the tape; address of
 /// packed
 template <class T>
-void forward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& outputs) {
-  const auto p = problem<T>(call, potential, force);
+void forward(const py::tuple& sizes, const py::tuple& given, const py::tuple& outputs) {
+  const auto p = problem<T>(sizes, given);
   ffrl::Outputs<T> out;
   Reader o(outputs);
   for (T** const x :
@@ -137,9 +142,9 @@ void forward(const py::tuple& call, const py::tuple& potential, const py::object
 /// saved: addresses of path, tape; moments on the tape; address of packed; cotangents: of u, dt,
 /// residual, hvp, row_sum, grad, path
 template <class T>
-void backward(const py::tuple& call, const py::tuple& potential, const py::object& force, const py::tuple& saved,
-              const py::tuple& cotangents, const py::tuple& grads) {
-  const auto p = problem<T>(call, potential, force);
+void backward(const py::tuple& sizes, const py::tuple& given, const py::tuple& saved, const py::tuple& cotangents,
+              const py::tuple& grads) {
+  const auto p = problem<T>(sizes, given);
   Reader s(saved), b(cotangents);
   const ffrl::Saved<T> kept{s.address<const T>(), s.address<T>(), s.integer(), s.address<T>()};
   ffrl::Cotangents<T> bar;
@@ -152,9 +157,9 @@ void backward(const py::tuple& call, const py::tuple& potential, const py::objec
 
 /// value, weight and d_weight: addresses
 template <class T>
-void loss(const py::tuple& call, const py::tuple& potential, const py::object& force, Address value, Address weight,
-          Address d_weight, const py::tuple& grads) {
-  const auto p = problem<T>(call, potential, force);
+void loss(const py::tuple& sizes, const py::tuple& given, Address value, Address weight, Address d_weight,
+          const py::tuple& grads) {
+  const auto p = problem<T>(sizes, given);
   const auto to = gradients<T>(grads);
   double sum = 0;
   const ffrl::Loss<T> loss{at<const T>(weight), &sum, at<T>(d_weight)};
@@ -165,8 +170,8 @@ void loss(const py::tuple& call, const py::tuple& potential, const py::object& f
 
 /// out: addresses of laplacian, hessian, log_det, sign
 template <class T>
-void curvature(const py::tuple& call, const py::tuple& potential, const py::tuple& out) {
-  const auto p = problem<T>(call, potential, py::none());
+void curvature(const py::tuple& sizes, const py::tuple& given, const py::tuple& out) {
+  const auto p = problem<T>(sizes, given);
   Reader o(out);
   const ffrl::Curvature<T> to{o.address<T>(), o.address<T>(), o.address<T>(), o.address<T>()};
   py::gil_scoped_release release;
@@ -180,8 +185,8 @@ void define(py::module_& m, const std::string& suffix) {
   m.def(("loss_" + suffix).c_str(), loss<T>);
   m.def(("curvature_" + suffix).c_str(), curvature<T>);
   m.def(("kept_sizes_" + suffix).c_str(),
-        [](const py::tuple& call, const py::tuple& potential, const py::object& force) {
-          const auto p = problem<T>(call, potential, force);
+        [](const py::tuple& sizes, const py::tuple& given) {
+          const auto p = problem<T>(sizes, given);
           return py::make_tuple(ffrl::tape_moment_size(p), ffrl::packed_size(p));
         },
         "Elements of the tape for one moment, and of the packed weights of a problem.");
@@ -205,6 +210,7 @@ PYBIND11_MODULE(_core, m) {
         return py::buffer_info(static_cast<std::uint8_t*>(b.data()), static_cast<py::ssize_t>(b.size()));
       });
   m.def("idle_bytes", &ffrl::idle_bytes, "Bytes of the blocks that no tensor uses.");
+  m.def("most_idle_bytes", &ffrl::most_idle_bytes, "How many such bytes are kept.");
   m.def("release_idle", &ffrl::release_idle, "Gives those blocks back to the system.");
   m.def("isa", [] { return ffrl::isa().name; }, "The instruction set in use; chosen at the first call.");
   m.def(

@@ -19,19 +19,27 @@ constexpr std::int64_t unit_blocks(std::int64_t width) { return (width + kUnits 
 template <class T>
 FFRL_INLINE void dots(std::int64_t n, const T* w, const T* x, const T* y, T& x_dot, T* y_dot) {
   Vec<T> a[2] = {}, b[2] = {};
+  const auto step = [&](int j, std::int64_t at) {
+    const Vec<T> weights = load(w + at);
+    a[j] += weights * load(x + at);
+    if (y_dot) b[j] += weights * load(y + at);
+  };
   std::int64_t i = 0;
-  for (; i + 2 * kLanes<T> <= n; i += 2 * kLanes<T>)
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const Vec<T> weights = load(w + i + j * kLanes<T>);
-      a[j] += weights * load(x + i + j * kLanes<T>);
-      if (y_dot) b[j] += weights * load(y + i + j * kLanes<T>);
-    }
-  x_dot = horizontal_sum<T>(a[0] + a[1]);
-  for (std::int64_t k = i; k < n; ++k) x_dot += w[k] * x[k];
-  if (!y_dot) return;
-  *y_dot = horizontal_sum<T>(b[0] + b[1]);
-  for (std::int64_t k = i; k < n; ++k) *y_dot += w[k] * y[k];
+  for (; i + 2 * kLanes<T> <= n; i += 2 * kLanes<T>) {
+    step(0, i);
+    step(1, i + kLanes<T>);
+  }
+  if (i + kLanes<T> <= n) {
+    step(0, i);
+    i += kLanes<T>;
+  }
+  T x_sum = horizontal_sum<T>(a[0] + a[1]), y_sum = y_dot ? horizontal_sum<T>(b[0] + b[1]) : T(0);
+  for (; i < n; ++i) {
+    x_sum += w[i] * x[i];
+    if (y_dot) y_sum += w[i] * y[i];
+  }
+  x_dot = x_sum;
+  if (y_dot) *y_dot = y_sum;
 }
 
 /// As many values as a vector of doubles holds, in double.
@@ -56,6 +64,7 @@ FFRL_INLINE double precise_dot(std::int64_t n, const T* x, const T* y) {
   for (; i + 4 * lanes <= n; i += 4 * lanes)
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) sum[j] += load_widened(x + i + j * lanes) * load_widened(y + i + j * lanes);
+  for (; i + lanes <= n; i += lanes) sum[0] += load_widened(x + i) * load_widened(y + i);
   double total = horizontal_sum<double>((sum[0] + sum[1]) + (sum[2] + sum[3]));
   for (; i < n; ++i) total += double(x[i]) * double(y[i]);
   return total;

@@ -10,6 +10,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace ffrl {
@@ -98,7 +99,20 @@ Block::~Block() {
   const std::lock_guard lock(p.mutex);
   p.idle.push_back({data_, capacity_});
   p.bytes += capacity_;
-  p.shrink(kIdleBytes);
+  p.shrink(most_idle_bytes());
+}
+
+std::size_t most_idle_bytes() {
+  static const std::size_t most = [] {
+    constexpr std::size_t least = std::size_t{512} << 20, limit = std::size_t{4} << 30;
+#if defined(_SC_PHYS_PAGES)
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && page > 0)
+      return std::clamp(static_cast<std::size_t>(pages) * static_cast<std::size_t>(page) / 16, least, limit);
+#endif
+    return least;
+  }();
+  return most;
 }
 
 std::size_t idle_bytes() {

@@ -10,8 +10,8 @@ namespace ffrl {
 /// its next call. Throws std::bad_alloc.
 void* thread_scratch(std::size_t bytes);
 
-/// Idle blocks are kept up to this many bytes.
-inline constexpr std::size_t kIdleBytes = std::size_t{512} << 20;
+/// Idle blocks are kept up to this many bytes: a sixteenth of the machine's memory, from 512 MiB to 4 GiB.
+std::size_t most_idle_bytes();
 
 /// A block of memory, contents undefined, taken from those that were given back if one fits; gives itself back.
 /// Any thread may end it. Throws std::bad_alloc.

@@ -26,6 +26,7 @@ __all__ = [
     "Verdict",
     "backends",
     "choose",
+    "chosen_by_name",
     "explain",
     "use_backend",
 ]
@@ -66,6 +67,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = before
 
 
+def chosen_by_name(backend: str | None) -> bool:
+    """Whether the caller, :func:`use_backend` or the environment names a backend."""
+    return backend is not None or _forced is not None or _variable is not None
+
+
 def choose(request: Request, backend: str | None = None) -> Backend:
     """The backend for ``request``: the one asked for by name, else the first that can run.
 
@@ -73,7 +79,7 @@ def choose(request: Request, backend: str | None = None) -> Backend:
         ValueError, TypeError: for an unknown name, or what is none.
         RuntimeError: when the backend asked for by name cannot run the request.
     """
-    if backend is not None or _forced is not None or _variable is not None:
+    if chosen_by_name(backend):
         for name, source in ((backend, "backend"), (_forced, "use_backend"), (_variable, "FFRL_FAST_BACKEND")):
             if name is not None:
                 candidate = _named(name, source)

@@ -96,6 +96,9 @@ class GpuBackend:
     def _evaluate(self, inputs: native.Inputs) -> tuple[Tensor, ...]:
         return gpu.evaluate(inputs, self.name, precision_for(inputs.z.dtype))
 
+    def plan(self, call: Call) -> None:
+        return None
+
     def field(self, call: Call) -> Result:
         _check_index(call.selection.index, call.bank.num_potentials)
         apart = call.tangent is not None and torch.is_grad_enabled()

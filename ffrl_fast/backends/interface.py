@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ffrl_fast.arguments import Selection
 from ffrl_fast.bank import PotentialBank
+
+if TYPE_CHECKING:
+    from ffrl_fast import native
 
 #: What a request may name; ``value_and_grad`` asks as "hj_loss".
 OPERATORS = ("potential_field", "hj_residual", "hj_loss", "integrate", "hessian", "laplacian", "log_det")
@@ -101,6 +104,8 @@ class Call:
     with_residual: bool = False
     with_row_sum: bool = False
     with_log_det: bool = False
+    #: The plan of a call like this one before, and this one's tensors (ffrl_fast/calls.py).
+    prepared: tuple[native.Plan, native.Given] | None = None
 
     def request(self, operator: str) -> Request:
         z, shape = self.z, self.bank.shape
@@ -152,6 +157,10 @@ class Backend(Protocol):
         ...
 
     def can_run(self, request: Request) -> Verdict: ...
+
+    def plan(self, call: Call) -> native.Plan | None:
+        """What it needs not work out again for a call of the same sizes, strides and dtypes; None: nothing."""
+        ...
 
     def field(self, call: Call) -> Result: ...
 

@@ -75,8 +75,13 @@ class CpuBackend:
             return Verdict(False, f"has float32 and float64, not {request.dtype}")
         return _ABLE
 
+    def plan(self, call: Call) -> native.Plan | None:
+        plan, given = native.prepare(_inputs(call))
+        # What must be copied for the engine must be copied every time.
+        return plan if given[0] is call.z and given[2] is call.bank.theta else None
+
     def field(self, call: Call) -> Result:
-        out = native.evaluate(_inputs(call))
+        out = native.evaluate(_inputs(call)) if call.prepared is None else native.evaluate_directly(*call.prepared)
         hvp = out.hvp if call.tangent is not None else None
         return Result(out.u, out.dt, out.motion, hvp, out.residual if call.with_residual else None)
 
@@ -92,6 +97,8 @@ class CpuBackend:
         return Path(z, out.u, out.dt, residual, out.row_sum if call.with_row_sum else None, log_det)
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
+        if call.prepared is not None:
+            return native.hj_loss_directly(*call.prepared, weight)
         return native.hj_loss(_inputs(call), weight)
 
     # The gradient of these three is the reference's, which torch.compile cannot trace inside a native operator's.
@@ -113,7 +120,9 @@ class CpuBackend:
         return value, sign
 
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+        if call.prepared is not None:
+            return native.hj_value_and_grad(*call.prepared, weight)
         if call.t.shape[0] > 1 or call.bank.has_own_conditioning:
             # The gradient of the conditioning is autograd's.
             return hj_value_and_grad_by_autograd(self, call, weight)
-        return native.hj_value_and_grad(_inputs(call), weight)
+        return native.hj_value_and_grad(*native.prepare(_inputs(call)), weight)

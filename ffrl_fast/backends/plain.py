@@ -41,6 +41,9 @@ class ReferenceBackend:
             return Verdict(False, f"{request.dtype} is not a floating-point dtype")
         return Verdict(True, "plain PyTorch: any device, floating dtype and order of derivative")
 
+    def plan(self, call: Call) -> None:
+        return None
+
     def field(self, call: Call) -> Result:
         _check_index(call.selection.index, call.bank.num_potentials)
         return self._field(call)

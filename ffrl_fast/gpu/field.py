@@ -18,12 +18,14 @@ from ffrl_fast.gpu.moment import Moment, MomentForward, backward, forward, rows_
 from ffrl_fast.gpu.path import OperatorGradients, path_backward, path_forward
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
+    apply_function,
+    check_cotangents,
+    needs_function,
     place_gradients,
     register_autograd,
     register_everywhere,
     register_vmap,
     wanted_gradients,
-    which_require_grad,
 )
 from ffrl_fast.native.problem import (
     INPUTS,
@@ -211,12 +213,13 @@ def _gpu_field_backward(*args: Any) -> list[Tensor]:
         *(found.force_theta, found.force_tau, found.gates, None),
     )
     # What nothing reached is zero: the outputs' cotangents need not touch every input.
-    room = empty_gradients(i, flags, lambda x: x.new_zeros(x.shape))
+    room = empty_gradients(i.tensors, i.row_times, flags, lambda x: x.new_zeros(x.shape))
     return [zero if x is None else x.view(zero.shape) for zero, x in zip(room, named, strict=True) if zero is not None]
 
 
 def _gpu_field_backward_fake(*args: Any) -> list[Tensor]:
-    return only(empty_gradients(Inputs(*args[:NUM_INPUTS]), args[-1], fake_empty_like))
+    inputs = Inputs(*args[:NUM_INPUTS])
+    return only(empty_gradients(inputs.tensors, inputs.row_times, args[-1], fake_empty_like))
 
 
 def _flat(outputs: tuple[Any, ...]) -> Tensors:
@@ -305,6 +308,7 @@ class _GpuField(torch.autograd.Function):
         wanted = wanted_gradients(ctx, inputs)
         wanted[-1] = False
         bars = (*cotangents[:3], cotangents[4])
+        check_cotangents(bars)
         if all(x is None for x in bars):
             return (None,) * (NUM_INPUTS + 3)
         args = (*inputs, *ctx.plain, *bars, u, motion, kept, *ctx.engine_and_precision, wanted)
@@ -330,8 +334,8 @@ class _GpuFieldBackward(FirstOrderOnly):
 
 def evaluate(i: Inputs, engine: str, precision: str) -> Tensors:
     """u, ∂_t u, the residual, ∇²u · tangent, and ∇u or the path; differentiable but for the tangent's product."""
-    if any(which_require_grad(i)):
-        return _GpuField.apply(*i, engine, precision, True)[:_OUTPUTS]
+    if needs_function(i.tensors):
+        return apply_function(_GpuField, (*i, engine, precision, True))[:_OUTPUTS]
     return _flat(torch.ops.ffrl_fast.gpu_field(*i, engine, precision, False))[:_OUTPUTS]
 
 

@@ -12,9 +12,11 @@ The backward of the backward is not native. It raises an error that says so; a s
 be worse than none.
 """
 
-from ffrl_fast.native.field import Evaluated, evaluate
-from ffrl_fast.native.loss import hj_loss, hj_value_and_grad
-from ffrl_fast.native.problem import DIFFERENTIABLE, Inputs, kept_sizes, native_problem, record_phases, release_memory
+from ffrl_fast.native.dispatch import is_direct
+from ffrl_fast.native.field import Evaluated, evaluate, evaluate_directly
+from ffrl_fast.native.loss import hj_loss, hj_loss_directly, hj_value_and_grad
+from ffrl_fast.native.plan import Plan, kept_sizes, numbers, prepare, record_phases
+from ffrl_fast.native.problem import DIFFERENTIABLE, Given, Inputs, release_memory
 from ffrl_fast.native.second_order import HESSIAN, LAPLACIAN, LOG_DET, curvature
 
 __all__ = [
@@ -23,13 +25,19 @@ __all__ = [
     "LAPLACIAN",
     "LOG_DET",
     "Evaluated",
+    "Given",
     "Inputs",
+    "Plan",
     "curvature",
     "evaluate",
+    "evaluate_directly",
     "hj_loss",
+    "hj_loss_directly",
     "hj_value_and_grad",
+    "is_direct",
     "kept_sizes",
-    "native_problem",
+    "numbers",
+    "prepare",
     "record_phases",
     "release_memory",
 ]

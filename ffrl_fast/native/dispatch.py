@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from ffrl_fast.native.problem import DIFFERENTIABLE, Inputs
+from ffrl_fast.native.problem import DIFFERENTIABLE
 
 _library = torch.library.Library("ffrl_fast", "DEF")
 
@@ -46,24 +48,44 @@ def register_autograd(name: str, function: Any) -> None:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+# Looked up once: a call asks all of them.
+_transforms_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_tracing = torch._C._is_tracing
+_is_profiled = torch._C._autograd._profiler_enabled
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def is_direct(z: Tensor, theta: Tensor) -> bool:
     """Whether nothing needs to see the operators go through the dispatcher.
 
-    No tracer, dispatch mode, function transform or profiler is active, and the tensors are plain.
+    No tracer, dispatch mode, function transform, forward-mode level or profiler is active, and the tensors are plain.
     """
     return (
         not torch.compiler.is_compiling()
         and type(z) in _PLAIN
         and type(theta) in _PLAIN
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._is_tracing()
-        and not torch._C._autograd._profiler_enabled()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(z)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(theta)
+        and not _transforms_active()
+        and _dispatch_modes() == 0
+        and not _is_tracing()
+        and not _is_profiled()
+        and forward_ad._current_level < 0
+        and not _is_wrapped(z)
+        and not _is_wrapped(theta)
     )
+
+
+#: A batch of cotangents of ``torch.autograd.grad(…, is_grads_batched=True)``.
+is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def check_cotangents(cotangents: Sequence[Tensor | None]) -> None:
+    """No operator of ours can take batches of them: they have no memory to point at."""
+    if not torch.compiler.is_compiling() and any([x is not None and is_batched(x) for x in cotangents]):
+        raise NotImplementedError(
+            "the native backends take no batches of cotangents (is_grads_batched=True, jacobian(vectorize=True)); use "
+            "torch.func.jacrev or vmap, or run the forward with backend='reference'"
+        )
 
 
 def run_operator(name: str, args: tuple[Any, ...]) -> Any:
@@ -77,15 +99,37 @@ _SECOND_ORDER = (
 )
 
 
-def apply_function(function: Any, args: tuple[Any, ...]) -> Any:
-    """``function.apply(*args)``.
+def direct_apply(function: Any) -> Callable[..., Any]:
+    """``function.apply`` for direct calls: without the step before, which no function transform then needs.
 
-    Where no function transform needs it, without the step before: that one binds default arguments by
-    ``inspect.signature``, at 10 µs a call.
+    That one binds default arguments by ``inspect.signature``, at 10 µs a call.
     """
+    return super(torch.autograd.Function, function).apply
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may carry tangents of forward-mode derivatives."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def _no_forward_mode(*_: Any) -> Any:
+    raise NotImplementedError(
+        "the native backends have no forward-mode derivatives; run the forward with backend='reference', "
+        "or ask potential_field for ∇²u times a direction by tangent="
+    )
+
+
+@cache
+def _refusing_forward_mode(function: Any) -> Any:
+    """The function itself cannot say so: torch.compile does not trace one that has a jvp."""
+    return type(function.__name__, (function,), {"jvp": staticmethod(_no_forward_mode)})
+
+
+def apply_function(function: Any, args: tuple[Any, ...]) -> Any:
+    """``function.apply(*args)``, directly where it can be."""
     if is_direct(args[0], args[2]):
-        return super(torch.autograd.Function, function).apply(*args)
-    return function.apply(*args)
+        return direct_apply(function)(*args)
+    return (_refusing_forward_mode(function) if in_forward_mode() else function).apply(*args)
 
 
 def place_gradients(gradients: Sequence[Tensor], wanted: Sequence[bool], length: int) -> list[Tensor | None]:
@@ -106,14 +150,21 @@ def wanted_gradients(ctx: Any, inputs: Sequence[Any]) -> list[bool]:
     return [ctx.needs_input_grad[i] for i in DIFFERENTIABLE]
 
 
-def which_require_grad(inputs: Inputs) -> list[bool]:
+def which_require_grad(given: Sequence[Any]) -> list[bool]:
+    """Of the tensors of a call."""
     if not torch.is_grad_enabled():
         return [False] * len(DIFFERENTIABLE)
-    found = [isinstance(x := inputs[i], Tensor) and x.requires_grad for i in DIFFERENTIABLE]
+    found = [(x := given[i]) is not None and x.requires_grad for i in DIFFERENTIABLE]
     if torch.compiler.is_compiling() and any(found):
         # A function transform that is compiled does not mark what it differentiates.
-        return [isinstance(inputs[i], Tensor) for i in DIFFERENTIABLE]
+        return [given[i] is not None for i in DIFFERENTIABLE]
     return found
+
+
+def needs_function(given: Sequence[Any]) -> bool:
+    """Whether a call must go through its torch.autograd.Function: something requires a gradient, or may carry the
+    tangent of a forward-mode derivative, which is an error there and would be zero without a word elsewhere."""
+    return in_forward_mode() or any(which_require_grad(given))
 
 
 class FirstOrderOnly(torch.autograd.Function):

@@ -11,6 +11,10 @@ from torch import Tensor
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
     apply_function,
+    check_cotangents,
+    direct_apply,
+    is_direct,
+    needs_function,
     place_gradients,
     register,
     register_autograd,
@@ -19,12 +23,14 @@ from ffrl_fast.native.dispatch import (
     wanted_gradients,
     which_require_grad,
 )
+from ffrl_fast.native.plan import Extent, Plan, extent, numbers, prepare
 from ffrl_fast.native.problem import (
-    ENTRIES,
+    DIFFERENTIABLE,
     INPUTS,
     NUM_INPUTS,
     NUM_TENSORS,
     Empty,
+    Given,
     Inputs,
     Tensors,
     address,
@@ -33,8 +39,6 @@ from ffrl_fast.native.problem import (
     empty_gradients,
     fake_empty_like,
     fake_room,
-    kept_sizes,
-    native_problem,
     only,
     room,
 )
@@ -43,87 +47,111 @@ from ffrl_fast.native.vmap import each_element, fold
 #: The activations of a path are kept for as many of its last moments as fit into so many bytes; those of the others
 #: are computed again in the backward sweep. Reading them back costs a tenth of that, but memory is not free.
 TAPE_LIMIT = 160 * 2**20
-_LOG_DET, _SUBSTEPS = 5, 15  # the places among the outputs and among the inputs
+_LOG_DET, _MOTION = 5, 6  # places among the outputs
+_SUBSTEPS = 15  # the place among the inputs
 
 
-def _empty_outputs(inputs: Inputs, keep: bool, room: Callable[[Tensor, int], Empty] = room) -> Tensors:
-    """Outputs of ``field``, not filled."""
-    z, moments = inputs.z, inputs.moments
-    rows, dim = z.shape
-    new = room(z, (moments + 1) * rows * dim)
-    steps = (moments // inputs.substeps,) if inputs.substeps else ()
-    of_moment, packed = kept_sizes(inputs) if keep else (0, 0)
-    taped = moments if keep else 0
-    if inputs.substeps and isinstance(of_moment, int) and of_moment:
+def _empty_outputs(
+    of: Extent, like: Tensor, keep: bool, room: Callable[[Tensor, int], Empty] = room
+) -> tuple[Tensor | None, ...]:
+    """Outputs of ``field``, not filled; None where not asked for."""
+    rows, dim, moments, substeps, residual, tangent, row_sum, log_det, of_moment, packed = of
+    new = room(like, (moments + 1) * rows * dim)
+    steps = (moments // substeps,) if substeps else ()
+    taped = moments
+    if substeps and isinstance(of_moment, int) and of_moment:
         # A size that is not known while tracing counts as small.
-        taped = min(moments, TAPE_LIMIT // (of_moment * z.itemsize))
+        taped = min(moments, TAPE_LIMIT // (of_moment * like.itemsize))
     return (
         new(*steps, rows),
         new(*steps, rows),
-        new(*steps, rows) if inputs.residual else new(0),
-        new(rows, dim) if inputs.tangent is not None else new(0),
-        new(*steps, rows) if inputs.row_sum else new(0),
-        new(*steps, rows) if inputs.log_det else new(0),
-        new(moments + 1, rows, dim) if inputs.substeps else new(rows, dim),
-        room(z, of_moment * taped)(of_moment * taped),
-        room(z, packed)(packed),
+        new(*steps, rows) if residual else None,
+        new(rows, dim) if tangent else None,
+        new(*steps, rows) if row_sum else None,
+        new(*steps, rows) if log_det else None,
+        new(moments + 1, rows, dim) if substeps else new(rows, dim),
+        room(like, of_moment * taped)(of_moment * taped) if keep else None,
+        room(like, packed)(packed) if keep else None,
     )
 
 
-def _taped(inputs: Inputs, tape: Tensor) -> int:
+def _taped(of: Extent, tape: Tensor | None) -> int:
     """How many moments a tape holds."""
-    size = tape.numel()
-    return 0 if size == 0 else size // kept_sizes(inputs)[0] if inputs.substeps else 1
+    size = 0 if tape is None else tape.numel()
+    return 0 if size == 0 else size // of.tape if of.substeps else 1
 
 
-def _field_cpu(*args: Any) -> Tensors:
-    inputs, keep = Inputs(*args[:NUM_INPUTS]), args[NUM_INPUTS]
-    outputs = _empty_outputs(inputs, keep)
-    u, dt, residual, hvp, row_sum, log_det, motion, tape, packed = (address(x) for x in outputs)
-    taped = _taped(inputs, outputs[-2])
-    if inputs.z.shape[0] == 0:
+def _run_field(plan: Plan, given: Given, keep: bool) -> tuple[Tensor | None, ...]:
+    """The outputs of ``field``, filled; None where not asked for."""
+    of = plan.extent
+    outputs = _empty_outputs(of, given[0], keep)
+    if of.rows == 0:
         return outputs
-    if inputs.moments == 0:
-        outputs[6].copy_(inputs.z[None])
+    if of.moments == 0:
+        path = outputs[_MOTION]
+        assert path is not None
+        path.copy_(given[0][None])
         return outputs
-    grad, path = (0, motion) if inputs.substeps else (motion, 0)
-    call, potential, force, _alive = native_problem(inputs)
-    to = (u, dt, residual, hvp, row_sum, log_det, grad, path, tape, taped, packed)
-    ENTRIES["forward", inputs.z.dtype](call, potential, force, to)
+    u, dt, residual, hvp, row_sum, log_det, motion, tape, packed = addresses(outputs)
+    grad, path_to = (0, motion) if of.substeps else (motion, 0)
+    taped = _taped(of, outputs[-2])
+    to = (u, dt, residual, hvp, row_sum, log_det, grad, path_to, tape, taped, packed)
+    plan.forward(plan.sizes, numbers(given), to)
     return outputs
 
 
-def _field_backward_cpu(*args: Any) -> list[Tensor]:
-    inputs = Inputs(*args[:NUM_INPUTS])
-    *bars, path, tape, packed, wanted = args[NUM_INPUTS:]
-    gradients = empty_gradients(inputs, wanted)
-    if inputs.z.shape[0] == 0 or inputs.moments == 0:
+def _run_field_backward(
+    plan: Plan,
+    given: Given,
+    cotangents: tuple[Tensor | None, ...],
+    path: Tensor | None,
+    tape: Tensor,
+    packed: Tensor,
+    wanted: list[bool],
+) -> list[Tensor]:
+    """The gradients that are wanted."""
+    of = plan.extent
+    gradients = empty_gradients(given, plan.row_times, wanted)
+    if of.rows == 0 or of.moments == 0:
         for gradient in only(gradients):
             gradient.zero_()
-        if inputs.moments == 0 and gradients[0] is not None and bars[-1] is not None:
-            gradients[0].copy_(bars[-1][0])
+        if of.moments == 0 and gradients[0] is not None and cotangents[-1] is not None:
+            gradients[0].copy_(cotangents[-1][0])
         return only(gradients)
-    bars = [contiguous(x) for x in bars]
-    u, dt, residual, hvp, row_sum, motion = (address(x) for x in bars)
-    grad, path_bar = (0, motion) if inputs.substeps else (motion, 0)
-    call, potential, force, _alive = native_problem(inputs)
-    ENTRIES["backward", inputs.z.dtype](
-        call,
-        potential,
-        force,
-        (address(path), address(tape), _taped(inputs, tape), address(packed)),
+    bars = [contiguous(x) for x in cotangents]
+    u, dt, residual, hvp, row_sum, motion = addresses(bars)
+    grad, path_bar = (0, motion) if of.substeps else (motion, 0)
+    plan.backward(
+        plan.sizes,
+        numbers(given),
+        (address(path), tape.data_ptr(), _taped(of, tape), packed.data_ptr()),
         (u, dt, residual, hvp, row_sum, grad, path_bar),
         addresses(gradients),
     )
     return only(gradients)
 
 
+def _given(z: Tensor, outputs: tuple[Tensor | None, ...]) -> Tensors:
+    """What an operator of torch returns: an empty tensor for what was not asked for."""
+    return tuple([z.new_empty(0) if x is None else x for x in outputs])
+
+
+def _field_cpu(*args: Any) -> Tensors:
+    return _given(args[0], _run_field(*prepare(Inputs(*args[:NUM_INPUTS])), args[NUM_INPUTS]))
+
+
+def _field_backward_cpu(*args: Any) -> list[Tensor]:
+    *bars, path, tape, packed, wanted = args[NUM_INPUTS:]
+    return _run_field_backward(*prepare(Inputs(*args[:NUM_INPUTS])), tuple(bars), path, tape, packed, wanted)
+
+
 def _field_fake(*args: Any) -> Tensors:
-    return _empty_outputs(Inputs(*args[:NUM_INPUTS]), args[NUM_INPUTS], fake_room)
+    return _given(args[0], _empty_outputs(extent(Inputs(*args[:NUM_INPUTS])), args[0], args[NUM_INPUTS], fake_room))
 
 
 def _field_backward_fake(*args: Any) -> list[Tensor]:
-    return only(empty_gradients(Inputs(*args[:NUM_INPUTS]), args[-1], fake_empty_like))
+    inputs = Inputs(*args[:NUM_INPUTS])
+    return only(empty_gradients(inputs.tensors, inputs.row_times, args[-1], fake_empty_like))
 
 
 def _vmap_field(
@@ -198,7 +226,8 @@ class _Field(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, path, tape, packed = ctx.saved_tensors
         wanted = wanted_gradients(ctx, inputs)
-        bars = (*cotangents[:_LOG_DET], cotangents[_LOG_DET + 1])
+        bars = (*cotangents[:_LOG_DET], cotangents[_MOTION])
+        check_cotangents(bars)
         if all(x is None for x in bars):
             return (None,) * (NUM_INPUTS + 1)
         args = (*inputs, *ctx.plain, *bars, path, tape, packed, wanted)
@@ -225,20 +254,77 @@ register_autograd("field", _Field)
 register_autograd("field_backward", _FieldBackward)
 
 
+class _DirectField(torch.autograd.Function):
+    """:class:`_Field` where nothing watches the call.
+
+    Autograd takes a microsecond for an input and two for an output, whatever they are. So this node's inputs are the
+    tensors that require a gradient, and what was not asked for is no output.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, given: Given, wanted: list[bool], *leaves: Tensor) -> tuple[Tensor | None, ...]:
+        *outputs, tape, packed = _run_field(plan, given, True)
+        path = outputs[_MOTION] if plan.extent.substeps else None
+        ctx.save_for_backward(*given, path, tape, packed)
+        ctx.plan, ctx.wanted = plan, wanted
+        if plan.extent.log_det:
+            ctx.mark_non_differentiable(outputs[_LOG_DET])
+        ctx.set_materialize_grads(False)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        *given, path, tape, packed = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3:]
+        bars = (*cotangents[:_LOG_DET], cotangents[_MOTION])
+        check_cotangents(bars)
+        if all([x is None for x in bars]):
+            return (None, None, None, *[None for _ in needed])
+        asked = iter(needed)
+        wanted = [want and next(asked) for want in ctx.wanted]
+        if is_direct(given[0], given[2]) and not torch.is_grad_enabled():
+            found = _run_field_backward(ctx.plan, tuple(given), bars, path, tape, packed, wanted)
+        else:
+            run = _FieldBackward.apply if torch.is_grad_enabled() else torch.ops.ffrl_fast.field_backward
+            found = run(*given, *ctx.plan.plain, *bars, path, tape, packed, wanted)
+        left = iter(found)
+        return (None, None, None, *[next(left) if need else None for need in needed])
+
+
+_apply_direct_field = direct_apply(_DirectField)
+
+
 class Evaluated(NamedTuple):
-    """u, ∂_t u, the residual and the row sum, (B,) or (steps, B); ∇²u · tangent (B, D); ∇u (B, D) or the path."""
+    """u, ∂_t u, (B,) or (steps, B); ∇u (B, D) or the path; and where asked for the residual, the row sum and the
+    log-determinant, as u, and ∇²u · tangent (B, D).
+
+    What was not asked for is None, or an empty tensor where the call went through the dispatcher.
+    """
 
     u: Tensor
     dt: Tensor
-    residual: Tensor
-    hvp: Tensor
-    row_sum: Tensor
-    log_det: Tensor
+    residual: Tensor | None
+    hvp: Tensor | None
+    row_sum: Tensor | None
+    log_det: Tensor | None
     motion: Tensor
+
+
+def evaluate_directly(plan: Plan, given: Given) -> Evaluated:
+    """:func:`evaluate` of a prepared call that nothing watches."""
+    wanted = which_require_grad(given)
+    if any(wanted):
+        leaves = [given[place] for place, want in zip(DIFFERENTIABLE, wanted, strict=True) if want]
+        outputs = _apply_direct_field(plan, given, wanted, *leaves)
+    else:
+        outputs = _run_field(plan, given, False)
+    return Evaluated(*outputs[: _MOTION + 1])
 
 
 def evaluate(inputs: Inputs) -> Evaluated:
     """The field at one moment, or the path through N."""
-    if any(which_require_grad(inputs)):
-        return Evaluated(*apply_function(_Field, (*inputs, True))[:7])
-    return Evaluated(*run_operator("field", (*inputs, False))[:7])
+    if is_direct(inputs.z, inputs.theta):
+        return evaluate_directly(*prepare(inputs))
+    if needs_function(inputs.tensors):
+        return Evaluated(*apply_function(_Field, (*inputs, True))[: _MOTION + 1])
+    return Evaluated(*torch.ops.ffrl_fast.field(*inputs, False)[: _MOTION + 1])

@@ -13,6 +13,8 @@ from ffrl_fast.backends.interface import HJGradients
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
     apply_function,
+    direct_apply,
+    is_batched,
     is_direct,
     place_gradients,
     register,
@@ -20,12 +22,14 @@ from ffrl_fast.native.dispatch import (
     run_operator,
     which_require_grad,
 )
-from ffrl_fast.native.field import evaluate
+from ffrl_fast.native.field import evaluate, evaluate_directly
+from ffrl_fast.native.plan import Plan, numbers, prepare
 from ffrl_fast.native.problem import (
-    ENTRIES,
+    DIFFERENTIABLE,
     INPUTS,
     NUM_INPUTS,
     NUM_TENSORS,
+    Given,
     Inputs,
     Tensors,
     address,
@@ -34,51 +38,55 @@ from ffrl_fast.native.problem import (
     empty_gradients,
     empty_like,
     fake_empty_like,
-    native_problem,
     only,
 )
 from ffrl_fast.native.vmap import each_element
 
+# Like them a value is made in half the time that its sizes, none, take to be read.
+_SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
+
 
 def _empty_loss(
-    inputs: Inputs,
+    given: Given,
+    row_times: bool,
     weight: Tensor | None,
     wanted: list[bool],
     empty_like: Callable[[Tensor], Tensor] = empty_like,
 ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
+    """The value, the gradients and the weight's; the last of ``wanted`` is the weight's."""
     d_weight = empty_like(weight) if weight is not None and wanted[-1] else None
-    return inputs.z.new_empty(()), empty_gradients(inputs, wanted, empty_like), d_weight
+    return given[0].new_empty(()), empty_gradients(given, row_times, wanted, empty_like), d_weight
+
+
+def _of_nothing(value: Tensor, gradients: list[Tensor]) -> None:
+    """A loss of no rows."""
+    for gradient in gradients:
+        gradient.zero_()
+    value.fill_(math.nan)  # the mean of nothing, as torch's
+
+
+def _loss_and_gradients(
+    plan: Plan, given: Given, weight: Tensor | None, wanted: list[bool]
+) -> tuple[Tensor, list[Tensor]]:
+    """The value, and the gradients that are wanted."""
+    value, gradients, d_weight = _empty_loss(given, plan.row_times, weight, wanted)
+    found = only([*gradients, d_weight])
+    if plan.extent.rows == 0:
+        _of_nothing(value, found)
+    else:
+        weight = contiguous(weight)
+        to = addresses(gradients)
+        plan.loss(plan.sizes, numbers(given), value.data_ptr(), address(weight), address(d_weight), to)
+    return value, found
 
 
 def _hj_loss_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    inputs, weight, wanted = Inputs(*args[:NUM_INPUTS]), args[NUM_INPUTS], args[NUM_INPUTS + 1]
-    value, gradients, d_weight = _empty_loss(inputs, weight, wanted)
-    _run_loss(inputs, weight, value, gradients, d_weight)
-    return value, only([*gradients, d_weight])
-
-
-def _run_loss(
-    inputs: Inputs,
-    weight: Tensor | None,
-    value: Tensor,
-    gradients: list[Tensor | None],
-    d_weight: Tensor | None = None,
-) -> None:
-    """Fills ``value`` and the gradients."""
-    if inputs.z.shape[0] == 0:
-        for gradient in only([*gradients, d_weight]):
-            gradient.zero_()
-        value.fill_(math.nan)  # the mean of nothing, as torch's
-        return
-    call, potential, force, _alive = native_problem(inputs)
-    weight = contiguous(weight)
-    ENTRIES["loss", value.dtype](
-        call, potential, force, value.data_ptr(), address(weight), address(d_weight), addresses(gradients)
-    )
+    return _loss_and_gradients(*prepare(Inputs(*args[:NUM_INPUTS])), *args[NUM_INPUTS:])
 
 
 def _hj_loss_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    value, gradients, d_weight = _empty_loss(Inputs(*args[:NUM_INPUTS]), args[-2], args[-1], fake_empty_like)
+    inputs = Inputs(*args[:NUM_INPUTS])
+    value, gradients, d_weight = _empty_loss(inputs.tensors, inputs.row_times, args[-2], args[-1], fake_empty_like)
     return value, only([*gradients, d_weight])
 
 
@@ -92,7 +100,6 @@ def _vmap_hj_loss_op(
     return (torch.stack(values), gradients), (0, [0] * len(gradients))
 
 
-# The last of ``wanted`` is the gradient of the weight.
 register(
     "hj_loss",
     f"({INPUTS}, Tensor? weight, bool[] wanted) -> (Tensor value, Tensor[] gradients)",
@@ -124,12 +131,7 @@ class _HJLoss(torch.autograd.Function):
     def backward(ctx: Any, value_bar: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if value_bar is None:
             return (None,) * (NUM_INPUTS + 2)
-        saved = ctx.saved_tensors
-        gradients, leaves = saved[: ctx.count], saved[ctx.count :]
-        if torch.is_grad_enabled():
-            gradients = _ScaledGradients.apply(value_bar, len(gradients), *gradients, *leaves)
-        elif not (is_direct(value_bar, value_bar) and value_bar.item() == 1):  # nothing to do for loss.backward()
-            gradients = tuple(value_bar * x for x in gradients)
+        gradients = _scaled(value_bar, ctx.saved_tensors, ctx.count)
         d_weight = gradients[-1] if ctx.wanted[-1] else None
         return (*place_gradients(gradients, ctx.wanted[:-1], NUM_INPUTS), d_weight, None)
 
@@ -149,21 +151,84 @@ class _ScaledGradients(FirstOrderOnly):
         return tuple(value_bar * x for x in args[:count])
 
 
-def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
-    """mean over rows of weight · residual², () ; its gradients, where any is needed, from the same sweep."""
-    wanted = which_require_grad(inputs)
+def _scaled(value_bar: Tensor, saved: Tensors, count: int) -> Tensors:
+    """The first ``count`` of what was saved, a loss's gradients, times its cotangent."""
+    if torch.is_grad_enabled():
+        scaled: Tensors = _ScaledGradients.apply(value_bar, count, *saved)
+        return scaled
+    gradients = saved[:count]
+    if is_direct(value_bar, value_bar) and not is_batched(value_bar) and value_bar.item() == 1:
+        # Nothing to do for loss.backward().
+        return gradients
+    return tuple([value_bar * x for x in gradients])
+
+
+class _DirectHJLoss(torch.autograd.Function):
+    """:class:`_HJLoss` where nothing watches the call: a node of few inputs, as the field's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, given: Given, weight: Tensor | None, wanted: list[bool], *leaves: Tensor
+    ) -> Tensor:
+        value, gradients = _loss_and_gradients(plan, given, weight, wanted)
+        ctx.save_for_backward(*gradients, *leaves)
+        ctx.set_materialize_grads(False)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, value_bar: Tensor | None) -> tuple[Tensor | None, ...]:
+        count = len(ctx.needs_input_grad) - 4
+        gradients = (None,) * count if value_bar is None else _scaled(value_bar, ctx.saved_tensors, count)
+        return (None, None, None, None, *gradients)
+
+
+_apply_direct_loss = direct_apply(_DirectHJLoss)
+
+
+def _loss_wanted(given: Given, weight: Tensor | None) -> list[bool]:
+    wanted = which_require_grad(given)
     wanted.append(weight is not None and weight.requires_grad and torch.is_grad_enabled())
-    if any(wanted):
-        return apply_function(_HJLoss, (*inputs, weight, wanted))[0]
-    square = evaluate(inputs).residual.square()
+    return wanted
+
+
+def _of_residual(residual: Tensor | None, weight: Tensor | None) -> Tensor:
+    assert residual is not None
+    square = residual.square()
     return square.mean() if weight is None else (weight * square).mean()
 
 
-def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+def hj_loss_directly(plan: Plan, given: Given, weight: Tensor | None) -> Tensor:
+    """:func:`hj_loss` of a prepared call that nothing watches."""
+    wanted = _loss_wanted(given, weight)
+    if not any(wanted):
+        return _of_residual(evaluate_directly(plan, given).residual, weight)
+    differentiable = [*[given[place] for place in DIFFERENTIABLE], weight]
+    leaves = [x for x, want in zip(differentiable, wanted, strict=True) if want]
+    value: Tensor = _apply_direct_loss(plan, given, weight, wanted, *leaves)
+    return value
+
+
+def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
+    """mean over rows of weight · residual², () ; its gradients, where any is needed, from the same sweep."""
+    if is_direct(inputs.z, inputs.theta):
+        return hj_loss_directly(*prepare(inputs), weight)
+    wanted = _loss_wanted(inputs.tensors, weight)
+    if not any(wanted):
+        return _of_residual(evaluate(inputs).residual, weight)
+    value: Tensor = apply_function(_HJLoss, (*inputs, weight, wanted))[0]
+    return value
+
+
+def hj_value_and_grad(plan: Plan, given: Given, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """Value and gradients without autograd, by one direct call into the engine; times that all rows share."""
-    z, theta, force_theta, gates = inputs.z, inputs.theta, inputs.force_theta, inputs.gates
-    value, d_z, d_theta = z.new_empty(()), empty_like(z), empty_like(theta)
+    z, theta, force_theta, gates = given[0], given[2], given[5], given[8]
+    value, d_z, d_theta = torch.empty_like(_SCALARS[z.dtype]), empty_like(z), empty_like(theta)
     d_force = None if force_theta is None else empty_like(force_theta)
     d_gates = None if gates is None else z.new_zeros(gates.shape)
-    _run_loss(inputs, weight, value, [d_z, None, d_theta, None, None, d_force, None, d_gates, None])
+    if plan.extent.rows == 0:
+        _of_nothing(value, only([d_z, d_theta, d_force, d_gates]))
+    else:
+        weight = contiguous(weight)
+        to = (d_z.data_ptr(), 0, d_theta.data_ptr(), 0, 0, address(d_force), 0, address(d_gates), 0)
+        plan.loss(plan.sizes, numbers(given), value.data_ptr(), address(weight), 0, to)
     return value, HJGradients(d_z, d_theta, d_force, d_gates)

@@ -12,17 +12,18 @@ from ffrl_fast.layout import NetworkShape
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
     apply_function,
+    check_cotangents,
+    needs_function,
     place_gradients,
     register,
     register_autograd,
     register_vmap,
     run_operator,
     wanted_gradients,
-    which_require_grad,
 )
+from ffrl_fast.native.plan import numbers, prepare
 from ffrl_fast.native.problem import (
     DIFFERENTIABLE,
-    ENTRIES,
     INPUTS,
     NUM_INPUTS,
     NUM_TENSORS,
@@ -30,7 +31,6 @@ from ffrl_fast.native.problem import (
     Tensors,
     address,
     empty,
-    native_problem,
 )
 from ffrl_fast.native.vmap import fold
 
@@ -51,10 +51,10 @@ def _curvature_cpu(*args: Any) -> Tensors:
     value, sign = (empty(*shape, like=inputs.z) for shape in _curvature_shapes(inputs, what))
     if inputs.z.shape[0] == 0:
         return value, sign
-    call, potential, _, _alive = native_problem(inputs._replace(step=scale))
+    plan, given = prepare(inputs._replace(step=scale))
     to = [0, 0, 0, address(sign)]
     to[{LAPLACIAN: 0, HESSIAN: 1, LOG_DET: 2}[what]] = address(value)
-    ENTRIES["curvature", value.dtype](call, potential, tuple(to))
+    plan.curvature(plan.sizes, numbers(given), tuple(to))
     return value, sign
 
 
@@ -104,7 +104,7 @@ def _curvature_gradients(*args: Any) -> list[Tensor]:
     rows, dim = inputs.z.shape
     shape = NetworkShape.from_native(dim, inputs.shape)
     places = [place for place, want in zip(DIFFERENTIABLE, wanted, strict=True) if want]
-    tensors: Any = list(inputs[:NUM_TENSORS])
+    tensors: Any = list(inputs.tensors)
     for place in places:
         tensors[place] = tensors[place].detach().requires_grad_()
     totals = [torch.zeros_like(tensors[place]) for place in places]
@@ -157,6 +157,7 @@ class _Curvature(torch.autograd.Function):
         length = NUM_INPUTS + 2
         if bar is None:
             return (None,) * length
+        check_cotangents((bar,))
         wanted = wanted_gradients(ctx, ctx.saved_tensors)
         args = (*ctx.saved_tensors, *ctx.plain, bar, wanted)
         found = _CurvatureBackward.apply(*args) if torch.is_grad_enabled() else _curvature_gradients(*args)
@@ -179,7 +180,6 @@ register_autograd("curvature", _Curvature)
 def curvature(inputs: Inputs, what: int, scale: float) -> Tensors:
     """The Hessian (B, D, D), the Laplacian (B,), or log|det(I + scale ∇²u)| (B,) and the determinant's sign."""
     args = (*inputs, what, scale)
-    value, sign = (
-        apply_function(_Curvature, args) if any(which_require_grad(inputs)) else run_operator("curvature", args)
-    )
+    differentiable = needs_function(inputs.tensors)
+    value, sign = apply_function(_Curvature, args) if differentiable else run_operator("curvature", args)
     return value, sign

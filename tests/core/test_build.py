@@ -114,8 +114,8 @@ def test_both_languages_size_what_is_kept_alike(dtype: torch.dtype, with_force: 
                 [*bank.shape.native, *(force.shape.native if with_force else ())], with_force,
                 bool(substeps) and tangent is None, False, substeps, 1.0,
             )  # fmt: skip
-            problem = native.native_problem(inputs)
-            assert size(problem.call, problem.potential, problem.force) == native.kept_sizes(inputs)
+            plan, given = native.prepare(inputs)
+            assert size(plan.sizes, native.numbers(given)) == native.kept_sizes(inputs)
 
 
 def _run(variable: str) -> subprocess.CompletedProcess[str]:

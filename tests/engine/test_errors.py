@@ -333,7 +333,7 @@ class TestForcedBackends:
         of, z = bank(1), rows().requires_grad_()
 
         def native() -> bool:
-            return type(potential_field(z, 0.5, of).u.grad_fn).__name__ == "_FieldBackward"
+            return "FieldBackward" in type(potential_field(z, 0.5, of).u.grad_fn).__name__
 
         assert native()
         with ffrl_fast.use_backend("reference"):
@@ -363,7 +363,7 @@ class TestForcedBackends:
             environment = {**os.environ, "FFRL_FAST_BACKEND": name}
             return subprocess.check_output([sys.executable, "-P", "-c", program], env=environment, text=True).strip()
 
-        assert said("") == "_FieldBackward" != said("reference")
+        assert "FieldBackward" in said("") != said("reference")
         assert said("fpga") == "FFRL_FAST_BACKEND: expected one of 'cpu', 'cuda', 'triton', 'reference', found 'fpga'"
 
     def test_explain_says_who_runs_and_why_not(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ffrl_fast import PotentialBank, _core, hj_loss, integrate, profile, use_backend
-from ffrl_fast.native import problem
+from ffrl_fast.native import plan
 
 
 def test_every_phase_has_a_name() -> None:
@@ -39,10 +39,10 @@ def test_nothing_is_timed_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     hj_loss(z, 0.5, bank)
     assert found.engine_seconds == 0
-    assert problem._phase_records == 0
+    assert plan._phase_records == 0
     with pytest.raises(ValueError, match="wrong"), profile.record():
         raise ValueError("wrong")
-    assert problem._phase_records == 0
+    assert plan._phase_records == 0
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The processes of a training run and the device that each computes on: one alone, or those that torchrun started."""
 
+import atexit
 import os
 from typing import Literal, get_args
 
@@ -34,4 +35,15 @@ def connect(device: str = "cpu", precision: str = "32-true") -> Fabric:
         precision=precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    if torch.distributed.is_initialized():
+        atexit.register(_disconnect)
     return fabric
+
+
+def _disconnect() -> None:
+    """Ends gloo's threads, as Fabric ends NCCL's.
+
+    One that gives up a tensor while the interpreter ends would abort the process.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,148 @@
+"""What the sizes of a call's tensors decide: the numbers that the engine is told, and the sizes of what it writes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ffrl_fast import _core
+from ffrl_fast.native.problem import NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
+
+_FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
+
+
+def _padded(n: int, dtype: torch.dtype) -> int:
+    line = 64 // dtype.itemsize
+    return (n + line - 1) // line * line
+
+
+def kept_sizes(inputs: Inputs) -> tuple[int, int]:
+    """Elements of the tape for one moment, and of the packed weights; csrc/core/problem.hpp states the same."""
+    dtype, dim = inputs.z.dtype, inputs.z.shape[1]
+    shared = 0 if inputs.row_times else inputs.moments
+    rows = inputs.z.shape[0]
+    many = inputs.theta.shape[0] if inputs.gates is not None else 1
+    second = inputs.tangent is not None or inputs.row_sum
+    tape_row = packed = 0
+    networks = [(inputs.shape[:4], inputs.tau, True)]
+    if inputs.force_theta is not None:
+        networks.append((inputs.shape[4:], inputs.force_tau, False))
+    for (width, depth, _, time), tau, derivatives in networks:
+        hp, dp = _padded(width, dtype), _padded(dim, dtype)
+        tape_row += many * (hp * (1 + depth * (2 if derivatives else 1)) + 1)
+        each, computed = (2 if derivatives else 1), time == SINUSOIDAL and tau is None
+        time_arrays = 1 + (each if computed or tau is not None else 0) + (2 * each if computed else 0)
+        if derivatives and second:
+            own = inputs.tangent is not None and inputs.tangent.dim() == 2
+            tape_row += many * (hp * (2 * depth + (1 if own else 0)) + 1)
+        if rows > _FEW_ROWS or width < 8:
+            packed += dim * hp + width * (dp + 2 * depth * hp)
+        packed += hp * (2 + depth + shared * time_arrays)
+    tape_row += _padded(dim, dtype) * (int(inputs.residual) + int(inputs.row_sum))
+    return rows * tape_row, _padded(1, dtype) + packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
+
+
+# Address of one record a thread that calls add their phases' times to, and of how many threads; 0: nothing is timed.
+_phase_records = _recorded_threads = 0
+
+
+@contextlib.contextmanager
+def record_phases() -> Iterator[Tensor]:
+    """Within the block the engine adds up where its time goes, for all threads of the process.
+
+    Yields:
+        (threads, phase_record_size) float64, csrc/core/phases.hpp's PhaseRecord: seconds and operations of each phase,
+        then the seconds of whole calls. ``ffrl_fast.profile`` names the phases.
+    """
+    global _phase_records, _recorded_threads
+    before, threads = (_phase_records, _recorded_threads), torch.get_num_threads()
+    records = torch.zeros(threads, _core.phase_record_size, dtype=torch.float64, device="cpu")
+    _phase_records, _recorded_threads = records.data_ptr(), threads
+    try:
+        yield records
+    finally:
+        _phase_records, _recorded_threads = before
+
+
+_ENTRIES = {
+    dtype: tuple(getattr(_core, f"{name}_{suffix}") for name in ("forward", "backward", "loss", "curvature"))
+    for dtype, suffix in ((torch.float32, "f32"), (torch.float64, "f64"))
+}
+
+
+class Extent(NamedTuple):
+    """What a call is asked for, and how large it is."""
+
+    rows: int
+    dim: int
+    moments: int
+    substeps: int  # 0: one moment, and nothing moves
+    residual: bool
+    tangent: bool
+    row_sum: bool
+    log_det: bool
+    tape: int  # elements for one moment
+    packed: int
+
+
+def extent(i: Inputs) -> Extent:
+    """Also while tracing, where sizes are not numbers yet."""
+    rows, dim = i.z.shape
+    tangent = i.tangent is not None
+    return Extent(rows, dim, i.moments, i.substeps, i.residual, tangent, i.row_sum, i.log_det, *kept_sizes(i))
+
+
+@dataclass(slots=True)
+class Plan:
+    """All of a call but its tensors. Calls whose tensors have the same sizes, strides and dtype share it."""
+
+    plain: tuple[Any, ...]  # of Inputs: potential … step
+    extent: Extent
+    row_times: bool
+    sizes: tuple[int | float, ...]  # as csrc/bindings/module.cpp reads them
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+    loss: Callable[..., None]
+    curvature: Callable[..., None]
+
+
+def prepare(i: Inputs) -> tuple[Plan, Given]:
+    """The plan of a call, and its tensors as the engine reads them."""
+    z, theta, tau, gates, tangent = i.z, i.theta, i.tau, i.gates, i.tangent
+    rows, dim = z.shape
+    # Rows of unit stride are read where they lie.
+    if dim != 1 and z.stride(1) != 1:
+        z = z.contiguous()
+    sizes: tuple[int | float, ...] = (
+        rows,
+        theta.shape[0],
+        i.moments,
+        i.substeps or 1,
+        i.step,
+        i.row_times,
+        z.stride(0),
+        i.potential,
+        gates is not None and gates.dim() == 3,
+        i.residual,
+        tangent is not None and tangent.dim() == 1,
+        i.row_sum,
+        *(theta.shape[1], 1 if tau is None else tau.shape[0], dim, *i.shape[:4]),
+        i.force_theta is not None,
+    )
+    if i.force_theta is not None:
+        sizes += (i.force_theta.shape[1], 1 if i.force_tau is None else i.force_tau.shape[0], dim, *i.shape[4:])
+    given: Any = (z, *[contiguous(x) for x in i.tensors[1:]])
+    return Plan(i[NUM_TENSORS:], extent(i), i.row_times, sizes, *_ENTRIES[z.dtype]), given
+
+
+def numbers(given: Given) -> tuple[int, ...]:
+    """What the engine is told of this call beside its plan's sizes."""
+    threads = torch.get_num_threads()
+    if _phase_records:
+        threads = min(threads, _recorded_threads)
+    return (threads, _phase_records, *[0 if x is None else x.data_ptr() for x in given])
