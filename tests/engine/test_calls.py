@@ -32,30 +32,36 @@ def _rows(count: int = 7) -> Tensor:
     return torch.randn(count, 5, dtype=torch.float64)
 
 
-def _all(z: Tensor, t: float | Tensor, bank: PotentialBank, index: int | Tensor | None = None) -> list[Tensor]:
+def _all(z: Tensor, t: Tensor, bank: PotentialBank, force: PotentialBank | None = None, **of: Any) -> list[Any]:
     """Results and gradients of every operator at one moment."""
-    leaves = [x for x in (z, t, bank.theta) if isinstance(x, Tensor) and x.requires_grad]
-    u, dt, grad, _ = potential_field(z, t, bank, index=index)
-    residual = hj_residual(z, t, bank, index=index)
-    loss = hj_loss(z, t, bank, index=index)
-    value, gradients = value_and_grad(z, t, bank, index=index)
-    found = [u, dt, grad, residual.residual, loss, value, gradients.z, gradients.theta]
-    for scalar in ((u * dt).sum() + grad.square().sum(), residual.residual.sum(), 3 * loss):
-        found += torch.autograd.grad(scalar, leaves)
+    tangent = torch.ones_like(z.detach())
+    parameters = [bank.theta] if force is None else [bank.theta, force.theta]
+    leaves = [x for x in (z, t, of.get("gates"), bank.theta) if isinstance(x, Tensor) and x.requires_grad]
+    u, dt, grad, _ = potential_field(z, t, bank, **of)
+    hvp = potential_field(z, t, bank, tangent=tangent, **of).hvp
+    residual = hj_residual(z, t, bank, force=force, **of).residual
+    loss = hj_loss(z, t, bank, force=force, **of)
+    value, gradients = value_and_grad(z, t, bank, force=force, **of)
+    found = [u, dt, grad, hvp, residual, loss, value, *[x for x in gradients if x is not None]]
+    found += torch.autograd.grad((u * dt).sum() + grad.square().sum(), leaves, retain_graph=True)
+    found += torch.autograd.grad(hvp.square().sum(), [z, bank.theta])
+    for scalar in (residual.sum(), 3 * loss):
+        found += torch.autograd.grad(scalar, [z, *parameters])
     return [x.detach() for x in found]
 
 
-@given(case=cases(max_rows=60, max_size=40).filter(lambda case: case.selection != "gates"))
+@given(case=cases(max_rows=60, max_size=40))
 def test_the_same_bits(case: Case) -> None:
     calls._seen.clear()
     inputs = make(case)
-    bank, t = inputs.bank, inputs.t
-    before = _all(inputs.z, t, bank, **inputs.selection)
+    before = _all(inputs.z, inputs.t, inputs.bank, inputs.force, **inputs.selection)
     planned = case.rows == 1 or not case.per_row_time
-    assert len(calls._seen) == (3 if planned else 0)
-    for a, b in zip(before, _all(inputs.z, t, bank, **inputs.selection), strict=True):
-        assert torch.equal(a, b) or (a.isnan() == b.isnan()).all()
-    assert len(calls._seen) == (3 if planned else 0)
+    # value_and_grad asks as hj_loss.
+    assert len(calls._seen) == (4 if planned else 0)
+    after = _all(inputs.z, inputs.t, inputs.bank, inputs.force, **inputs.selection)
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    assert len(calls._seen) == (4 if planned else 0)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +101,36 @@ def test_an_index_is_checked_every_time() -> None:
             hj_loss(z, 0.5, bank, index=wrong)
     with pytest.raises(ValueError, match="index: the bank has 2 potentials"):
         hj_loss(z, 0.5, bank)
+
+
+def test_other_arguments_are_checked_every_time() -> None:
+    z, bank, force = _rows(), _bank(2), _bank(2)
+    gates, tangent = torch.rand(7, 2, dtype=torch.float64), _rows()
+
+    def run(**changed: Any) -> Tensor:
+        arguments = {"gates": gates, "force": force, "weight": z[:, 0], **changed}
+        field = potential_field(z, 0.5, bank, gates=arguments["gates"], tangent=arguments.pop("tangent", tangent))
+        assert field.hvp is not None
+        return field.hvp.sum() + hj_loss(z, 0.5, bank, **arguments) + value_and_grad(z, 0.5, bank, **arguments)[0]
+
+    exact = run()
+    for wrong, error, says in (
+        ({"gates": gates[:, :1]}, ValueError, r"gates: expected shape \(7, 2\)"),
+        ({"gates": gates.float()}, TypeError, r"gates: expected dtype torch\.float64"),
+        ({"gates": gates.tolist()}, TypeError, "gates: expected a tensor, found list"),
+        ({"tangent": tangent[:3]}, ValueError, r"tangent: expected shape \(5,\) or \(7, 5\)"),
+        ({"tangent": tangent.float()}, TypeError, r"tangent: expected dtype torch\.float64"),
+        ({"weight": z[:3, 0]}, ValueError, r"weight: expected shape \(7,\)"),
+        ({"force": _bank(1)}, ValueError, "force: expected num_potentials = 2"),
+        ({"force": _bank(2).float()}, TypeError, r"force: expected dtype torch\.float64"),
+        ({"force": 3.0}, TypeError, "force: expected a PotentialBank, found float"),
+        ({"index": 0}, ValueError, "index, gates: expected one of the two, found both"),
+    ):
+        with pytest.raises(error, match=says):
+            run(**wrong)
+    strided = torch.zeros(2, 7, dtype=torch.float64).t().copy_(gates)
+    assert run() == exact == run(gates=strided)
+    assert run(tangent=tangent[0]) != exact != run(force=_bank(2))
 
 
 def test_layouts_are_told_apart() -> None:

@@ -244,17 +244,35 @@ def test_bfloat16_products_leave_the_flow_in_float32(small_preset: Preset, digit
         assert found.loss.item() != expected.loss.item()
 
 
+ENDING = """
+import atexit, sys
+from pathlib import Path
+from ffrl.cli import main
+
+@atexit.register  # before ffrl's own, so that it runs after it
+def count():
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    print("gloo's threads at the end:", sum("gloo" in name for name in names))
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_two_processes_have_the_losses_of_one_with_the_double_batch(tmp_path: Path) -> None:
-    """gloo, on the CPU; and the run resumes with as many processes as it had, no other number."""
+    """gloo, on the CPU; no thread of it is left to abort a process that ends. The run resumes with as many processes as
+    it had, no other number."""
+    program = tmp_path / "program.py"
+    program.write_text(ENDING)
     tiny = ["--set", "hidden=16,8", "--set", "latent_dim=4", "--set", "potential_width=5", "--threads", "1"]
     ffrl = ["-m", "ffrl", "train", *tiny, "--iterations", "100", "--seed", "5"]
     one, two = tmp_path / "one", tmp_path / "two"
     alone = [sys.executable, "-P", *ffrl, "--out", str(one), "--set", "batch_size=12"]
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for command in (alone, [*torchrun, *ffrl, "--out", str(two), "--set", "batch_size=6"]):
+    for command in (alone, [*torchrun, str(program), *ffrl[2:], "--out", str(two), "--set", "batch_size=6"]):
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 100 iterations") == 1
+    assert done.stdout.count("gloo's threads at the end: 0") == 2
     logs = [list(csv.DictReader((run / "log.csv").read_text().splitlines())) for run in (one, two)]
     assert [row["iteration"] for row in logs[0]] == ["50", "100"] == [row["iteration"] for row in logs[1]]
     for expected, found in zip(*logs, strict=True):
