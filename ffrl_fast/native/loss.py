@@ -157,10 +157,11 @@ def _scaled(value_bar: Tensor, saved: Tensors, count: int) -> Tensors:
         scaled: Tensors = _ScaledGradients.apply(value_bar, count, *saved)
         return scaled
     gradients = saved[:count]
-    if is_direct(value_bar, value_bar) and not is_batched(value_bar) and value_bar.item() == 1:
-        # Nothing to do for loss.backward().
+    if not is_direct(value_bar, value_bar) or is_batched(value_bar):
+        return tuple([value_bar * x for x in gradients])
+    if value_bar.item() == 1:  # nothing to do for loss.backward()
         return gradients
-    return tuple([value_bar * x for x in gradients])
+    return tuple([torch.mul(x, value_bar, out=empty_like(x)) for x in gradients])
 
 
 class _DirectHJLoss(torch.autograd.Function):
