@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ffrl_fast import arguments, native
 from ffrl_fast.arguments import Selection
-from ffrl_fast.backends import Backend, Call, choose, chosen_by_name
+from ffrl_fast.backends import Backend, Call, Motion, choose, chosen_by_name
 from ffrl_fast.bank import PotentialBank
 
 #: By signature: the backend that the choice fell on, what it prepared (None where it prepares nothing), and the
 #: selection where it is no tensor's.
 _seen: dict[Hashable, tuple[Backend, native.Plan | None, Selection]] = {}
 _MOST = 1024
+_NONE = Selection(-1, None, None)
 
 
 def _ready(x: Tensor) -> bool:
@@ -32,7 +33,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def _given(
     z: Tensor,
-    t: float | Tensor,
+    times: Tensor,
     bank: PotentialBank,
     index: int | Tensor | None,
     gates: Tensor | None,
@@ -41,13 +42,13 @@ def _given(
 ) -> native.Given | None:
     """The tensors of a call that can go by a plan; not yet checked.
 
-    None for others: on another device, watched by something, with a time for each row or a conditioning of the user's.
+    None for others: on another device, watched by something, or with a conditioning of the user's.
     """
     # As bank.theta, which takes half a microsecond, unless it is no plain parameter.
     theta = bank._parameters.get("theta")
     if theta is None or bank.has_own_conditioning or not native.is_direct(z, theta):
         return None
-    if not (z.is_cpu and z.layout is torch.strided and theta.is_cpu and theta.is_contiguous()):
+    if not (z.is_cpu and z.layout is torch.strided and theta.is_cpu and theta.is_contiguous() and _ready(times)):
         return None
     force_theta = of_rows = None
     if force is not None:
@@ -64,37 +65,49 @@ def _given(
         for x in (of_rows, gates, tangent, force_theta):
             if x is not None and not _ready(x):
                 return None
-    if isinstance(t, Tensor):
-        if not _ready(t) or t.dim() > 1 or t.numel() != 1:
-            return None
-        times = t
-    elif type(t) is float or type(t) is int:
-        times = torch.full((1,), t, dtype=z.dtype)
-    else:
-        return None
     return z, times, theta, None, None, force_theta, None, of_rows, gates, tangent
 
 
 def _signature(
-    operator: str,
-    residual: bool,
     given: native.Given,
     bank: PotentialBank,
     index: int | Tensor | None,
     force: PotentialBank | None,
+    *plain: Hashable,
 ) -> Hashable:
     """All that the checks, the choice of a backend and a plan look at."""
     z, times, theta, _, _, force_theta, _, of_rows, gates, tangent = given
     shape = bank.shape
     common = (
-        *(operator, residual, shape.dim, shape.native, theta.shape, theta.dtype),
-        *(z.shape, z.stride(), z.dtype, times.dtype),
+        *(shape.dim, shape.native, theta.shape, theta.dtype, z.shape, z.stride(), z.dtype, times.shape, times.dtype),
+        *plain,
     )
     if of_rows is None and gates is None and tangent is None and force is None:
         return (*common, index)
     others = [None if x is None else (x.shape, x.dtype) for x in (of_rows, gates, tangent, force_theta)]
     of_force = None if force is None else (force.shape.dim, force.shape.native)
     return (*common, index if of_rows is None else None, *others, of_force)
+
+
+def _as_before(signature: Hashable, given: native.Given, call: Call) -> Backend | None:
+    """The backend of a call like one before, which then needs no checks; None where it has no plan."""
+    seen = _seen.get(signature)
+    if seen is None:
+        return None
+    chosen, plan, selection = seen
+    if plan is None:
+        return None
+    of_rows, gates = given[7], given[8]
+    call.selection = selection if of_rows is None and gates is None else Selection(-1, of_rows, gates)
+    call.prepared = (plan, given)
+    return chosen
+
+
+def _remember(signature: Hashable, chosen: Backend, plan: native.Plan | None, selection: Selection) -> None:
+    if len(_seen) >= _MOST:
+        _seen.clear()
+    # Of the tensors nothing is kept.
+    _seen[signature] = chosen, plan, Selection(selection.potential, None, None)
 
 
 def checked(
@@ -116,16 +129,18 @@ def checked(
         What :mod:`~ffrl_fast.arguments` raises, and :func:`~ffrl_fast.backends.choose`.
     """
     arguments.check_bank("bank", bank)
-    signature = None
-    if not chosen_by_name(backend) and (given := _given(z, t, bank, index, gates, force, tangent)) is not None:
-        signature = _signature(operator, residual, given, bank, index, force)
-        if (seen := _seen.get(signature)) is not None:
-            chosen, plan, selection = seen
-            if plan is not None:
-                if given[7] is not None or gates is not None:
-                    selection = Selection(-1, given[7], gates)
-                call = Call(z, given[1], bank, selection, force, tangent, residual, prepared=(plan, given))
-                return chosen, call
+    signature = given = None
+    if not chosen_by_name(backend):
+        times = None
+        if isinstance(t, Tensor):
+            times = t if t.dim() <= 1 and t.numel() == 1 else None
+        elif (type(t) is float or type(t) is int) and isinstance(z, Tensor):
+            times = torch.full((1,), float(t), dtype=z.dtype, device=z.device)
+        if times is not None and (given := _given(z, times, bank, index, gates, force, tangent)) is not None:
+            signature = _signature(given, bank, index, force, operator, residual)
+            call = Call(z, times, bank, _NONE, force, tangent, residual)
+            if (before := _as_before(signature, given, call)) is not None:
+                return before, call
     arguments.check_rows("z", z, bank)
     times = arguments.check_times("t", t, z)
     selection = arguments.check_selection(index, gates, z, bank)
@@ -133,8 +148,42 @@ def checked(
     call = Call(z, times, bank, selection, force, arguments.check_tangent(tangent, z), residual)
     chosen = choose(call.request(operator), backend)
     if signature is not None and signature not in _seen:
-        if len(_seen) >= _MOST:
-            _seen.clear()
-        # Of the tensors nothing is kept.
-        _seen[signature] = chosen, chosen.plan(call), Selection(selection.potential, None, None)
+        _remember(signature, chosen, chosen.plan(call), selection)
+    return chosen, call
+
+
+def checked_path(
+    z0: Tensor,
+    moments: Tensor,
+    bank: PotentialBank,
+    index: int | Tensor | None,
+    gates: Tensor | None,
+    backend: str | None,
+    motion: Motion,
+    *,
+    force: PotentialBank | None,
+    residual: bool,
+    row_sum: bool,
+    log_det: bool,
+) -> tuple[Backend, Call]:
+    """The same for a path through checked moments."""
+    arguments.check_bank("bank", bank)
+    signature = None
+    # With a gradient determinants come from a call each.
+    if not chosen_by_name(backend) and not log_det:
+        given = _given(z0, moments, bank, index, gates, force, None)
+        if given is not None:
+            plain = ("integrate", residual, row_sum, motion.substeps, motion.step)
+            signature = _signature(given, bank, index, force, *plain)
+            call = Call(z0, moments, bank, _NONE, force, None, residual, row_sum)
+            if (before := _as_before(signature, given, call)) is not None:
+                return before, call
+    arguments.check_rows("z0", z0, bank)
+    steps = moments.shape[0] // motion.substeps
+    selection = arguments.check_selection(index, gates, z0, bank, gates_steps=steps)
+    force = arguments.check_force(force, bank)
+    call = Call(z0, moments, bank, selection, force, None, residual, row_sum, log_det)
+    chosen = choose(call.request("integrate"), backend)
+    if signature is not None and signature not in _seen:
+        _remember(signature, chosen, chosen.plan(call, motion), selection)
     return chosen, call

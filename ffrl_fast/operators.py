@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import arguments, reference
-from ffrl_fast.backends import Call, HJGradients, Motion, choose
+from ffrl_fast.backends import HJGradients, Motion
 from ffrl_fast.bank import PotentialBank
-from ffrl_fast.calls import checked
+from ffrl_fast.calls import checked, checked_path
 
 Convention = Literal["per_sample", "paper_code"]
 
@@ -221,22 +221,25 @@ def integrate(
         As :func:`hj_residual`.
     """
     arguments.check_bank("bank", bank)
-    arguments.check_rows("z0", z0, bank)
     if method != "euler":
         raise ValueError(f"method: expected 'euler', found {method!r}")
     step = arguments.check_number("step", step)
     substeps = arguments.check_count("substeps", substeps)
     names = arguments.check_names("outputs", outputs, ("u", "dt", "residual", "row_sum", "log_det"))
     times = arguments.check_moments("times", times, bank.theta)
-    selection = arguments.check_selection(index, gates, z0, bank, gates_steps=times.shape[0])
-    force = arguments.check_force(force, bank)
 
-    delta = step / substeps
+    motion = Motion(substeps, step / substeps)
     moments = times
     if substeps > 1:
-        offsets = delta * torch.arange(substeps, dtype=times.dtype, device=times.device)
+        offsets = motion.step * torch.arange(substeps, dtype=times.dtype, device=times.device)
         moments = (times[:, None] + offsets).flatten()
     residual, row_sum, log_det = (name in names for name in ("residual", "row_sum", "log_det"))
-    call = Call(z0, moments, bank, selection, force, None, residual, row_sum, log_det)
-    path = choose(call.request("integrate"), backend).path(call, Motion(substeps, delta))
+    chosen, call = checked_path(
+        *(z0, moments, bank, index, gates, backend, motion),
+        force=force,
+        residual=residual,
+        row_sum=row_sum,
+        log_det=log_det,
+    )
+    path = chosen.path(call, motion)
     return FlowPath(path.z, **{name: getattr(path, name) for name in names})

@@ -96,7 +96,7 @@ class GpuBackend:
     def _evaluate(self, inputs: native.Inputs) -> tuple[Tensor, ...]:
         return gpu.evaluate(inputs, self.name, precision_for(inputs.z.dtype))
 
-    def plan(self, call: Call) -> None:
+    def plan(self, call: Call, motion: Motion | None = None) -> None:
         return None
 
     def field(self, call: Call) -> Result:

@@ -158,7 +158,7 @@ class Backend(Protocol):
 
     def can_run(self, request: Request) -> Verdict: ...
 
-    def plan(self, call: Call) -> native.Plan | None:
+    def plan(self, call: Call, motion: Motion | None = None) -> native.Plan | None:
         """What it needs not work out again for a call of the same sizes, strides and dtypes; None: nothing."""
         ...
 

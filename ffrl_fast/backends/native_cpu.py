@@ -75,8 +75,8 @@ class CpuBackend:
             return Verdict(False, f"has float32 and float64, not {request.dtype}")
         return _ABLE
 
-    def plan(self, call: Call) -> native.Plan | None:
-        plan, given = native.prepare(_inputs(call))
+    def plan(self, call: Call, motion: Motion | None = None) -> native.Plan | None:
+        plan, given = native.prepare(_inputs(call, motion))
         # What must be copied for the engine must be copied every time.
         return plan if given[0] is call.z and given[2] is call.bank.theta else None
 
@@ -88,8 +88,11 @@ class CpuBackend:
     def path(self, call: Call, motion: Motion) -> Path:
         # With a gradient the determinants come from a call each: theirs is the reference's.
         apart = call.with_log_det and torch.is_grad_enabled()
-        inputs = _inputs(call, motion)
-        out = native.evaluate(inputs._replace(log_det=False) if apart else inputs)
+        if call.prepared is not None:
+            out = native.evaluate_directly(*call.prepared)
+        else:
+            inputs = _inputs(call, motion)
+            out = native.evaluate(inputs._replace(log_det=False) if apart else inputs)
         log_det = path_log_det(self, call, motion, out.motion) if apart else out.log_det if call.with_log_det else None
         # A slice of everything is not free: its backward copies the whole path.
         z = out.motion if motion.substeps == 1 else out.motion[:: motion.substeps]

@@ -41,7 +41,7 @@ class ReferenceBackend:
             return Verdict(False, f"{request.dtype} is not a floating-point dtype")
         return Verdict(True, "plain PyTorch: any device, floating dtype and order of derivative")
 
-    def plan(self, call: Call) -> None:
+    def plan(self, call: Call, motion: Motion | None = None) -> None:
         return None
 
     def field(self, call: Call) -> Result:

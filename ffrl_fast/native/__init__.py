@@ -5,9 +5,9 @@ from moment to moment; ``ffrl_fast::hj_loss`` (loss.py) is a loss and its gradie
 ``ffrl_fast::curvature`` (second_order.py) has the second derivatives. Each is registered with ``torch.library``, with a
 fake implementation (for ``torch.compile``) and a vmap rule. Their autograd is a ``torch.autograd.Function`` around
 each, at a third of the cost of ``torch.library.register_autograd``. Where nobody listens to the dispatcher
-(dispatch.py) a call does without it, without what ``Function.apply`` does for function transforms, and with a node of few
-inputs: at B = 1 these are half of a call's time. What the sizes of a call's tensors decide is its plan (plan.py), which
-calls of the same signature share (ffrl_fast/calls.py).
+(dispatch.py) a call does without it, without what ``Function.apply`` does for function transforms, and with a node of
+few inputs: at B = 1 these are half of a call's time. What the sizes of a call's tensors decide is its plan (plan.py),
+which calls of the same signature share (ffrl_fast/calls.py).
 
 The backward of the backward is not native. It raises an error that says so; a silent zero or a detached gradient would
 be worse than none.

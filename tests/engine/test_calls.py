@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 import ffrl_fast
 from cases import Case, cases, make
-from ffrl_fast import PotentialBank, calls, hj_loss, hj_residual, potential_field, value_and_grad
+from ffrl_fast import PotentialBank, calls, hj_loss, hj_residual, integrate, potential_field, value_and_grad
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +42,12 @@ def _all(z: Tensor, t: Tensor, bank: PotentialBank, force: PotentialBank | None 
     residual = hj_residual(z, t, bank, force=force, **of).residual
     loss = hj_loss(z, t, bank, force=force, **of)
     value, gradients = value_and_grad(z, t, bank, force=force, **of)
-    found = [u, dt, grad, hvp, residual, loss, value, *[x for x in gradients if x is not None]]
+    path = integrate(z, [0.5, 1.5], bank, force=force, substeps=2, outputs=("residual", "row_sum"), **of)
+    assert path.residual is not None and path.row_sum is not None
+    found = [u, dt, grad, hvp, residual, loss, value, *[x for x in gradients if x is not None], *path[:1], *path[3:5]]
     found += torch.autograd.grad((u * dt).sum() + grad.square().sum(), leaves, retain_graph=True)
     found += torch.autograd.grad(hvp.square().sum(), [z, bank.theta])
-    for scalar in (residual.sum(), 3 * loss):
+    for scalar in (residual.sum(), 3 * loss, path.z.sum() + path.residual.sum() + path.row_sum.sum()):
         found += torch.autograd.grad(scalar, [z, *parameters])
     return [x.detach() for x in found]
 
@@ -56,12 +58,12 @@ def test_the_same_bits(case: Case) -> None:
     inputs = make(case)
     before = _all(inputs.z, inputs.t, inputs.bank, inputs.force, **inputs.selection)
     planned = case.rows == 1 or not case.per_row_time
-    # value_and_grad asks as hj_loss.
-    assert len(calls._seen) == (4 if planned else 0)
+    # value_and_grad asks as hj_loss; a path has one time for all rows always.
+    assert len(calls._seen) == (5 if planned else 1)
     after = _all(inputs.z, inputs.t, inputs.bank, inputs.force, **inputs.selection)
     for a, b in zip(before, after, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-    assert len(calls._seen) == (4 if planned else 0)
+    assert len(calls._seen) == (5 if planned else 1)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,43 @@ def test_other_arguments_are_checked_every_time() -> None:
     strided = torch.zeros(2, 7, dtype=torch.float64).t().copy_(gates)
     assert run() == exact == run(gates=strided)
     assert run(tangent=tangent[0]) != exact != run(force=_bank(2))
+
+
+def test_paths_are_told_apart() -> None:
+    z, bank, times = _rows(), _bank(2), torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
+    gates = torch.rand(7, 3, 2, dtype=torch.float64)
+
+    def end(**changed: Any) -> Tensor:
+        return integrate(z, **{"times": times, "bank": bank, "gates": gates, **changed}).z[-1]
+
+    exact = end()
+    for changed in (
+        {"step": 0.5},
+        {"substeps": 3},
+        {"times": times[:2], "gates": gates[:, :2]},
+        {"gates": gates[:, 0]},
+        {"gates": None, "index": 1},
+    ):
+        for _ in range(2):
+            found = end(**changed)
+            torch.testing.assert_close(found, end(**changed, backend="reference"), rtol=1e-12, atol=1e-12)
+            assert not torch.equal(found, exact)
+    for wrong, error, says in (
+        ({"times": times.float()}, TypeError, r"times: expected torch\.float64"),
+        ({"times": times[None]}, ValueError, r"times: expected shape \(T,\)"),
+        ({"times": times[:2]}, ValueError, r"gates: expected shape \(7, 2\) or \(7, 2, 2\)"),
+        ({"bank": _bank(2).float()}, TypeError, "expected torch.float32"),
+        ({"bank": PotentialBank(2, 4, dtype=torch.float64)}, ValueError, r"z0: expected shape \(B, 4\)"),
+        ({"force": _bank(1)}, ValueError, "force: expected num_potentials = 2"),
+    ):
+        with pytest.raises(error, match=says):
+            end(**wrong)
+    assert torch.equal(end(), exact)
+    log_det = integrate(z, times, bank, gates=gates, outputs=("log_det",)).log_det
+    assert log_det is not None
+    assert integrate(z, times, bank, gates=gates).log_det is None
+    by_reference = integrate(z, times, bank, gates=gates, outputs=("log_det",), backend="reference").log_det
+    torch.testing.assert_close(log_det, by_reference)
 
 
 def test_layouts_are_told_apart() -> None:
@@ -239,7 +278,7 @@ def test_forward_mode_is_an_error(trained: bool) -> None:
     for run in (
         lambda z: potential_field(z, 0.5, bank).grad,
         lambda z: hj_loss(z, 0.5, bank),
-        lambda z: ffrl_fast.integrate(z, [0.5, 1.5], bank).z,
+        lambda z: integrate(z, [0.5, 1.5], bank).z,
         lambda z: ffrl_fast.laplacian(z, 0.5, bank),
     ):
         run(z)
@@ -261,7 +300,7 @@ def test_batches_of_cotangents_are_an_error() -> None:
     """``torch.autograd.grad(…, is_grads_batched=True)`` has no memory to point at; a loss only scales its gradients."""
     z, bank = _rows(3).requires_grad_(), _bank()
     cotangents = torch.eye(15, dtype=torch.float64).view(15, 3, 5)
-    for output in (potential_field(z, 0.5, bank).grad, ffrl_fast.integrate(z, [0.5], bank).z[1]):
+    for output in (potential_field(z, 0.5, bank).grad, integrate(z, [0.5], bank).z[1]):
         with pytest.raises(NotImplementedError, match=r"use torch\.func\.jacrev or vmap, or run the forward"):
             torch.autograd.grad(output, z, cotangents, is_grads_batched=True)
     with pytest.raises(NotImplementedError, match="no batches of cotangents"):
