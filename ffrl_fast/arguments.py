@@ -47,8 +47,17 @@ def check_rows(name: str, z: Tensor, bank: PotentialBank) -> Tensor:
         raise TypeError(f"{name}: expected a tensor, found {type(z).__name__}")
     if z.dim() != 2 or z.shape[1] != bank.dim:
         raise ValueError(f"{name}: expected shape (B, {bank.dim}), found {_shape(z)}")
-    _like(name, z, bank.theta)
+    _like(name, z, _theta("bank", bank))
     return z
+
+
+def _theta(name: str, bank: PotentialBank) -> Tensor:
+    """Its parameters, which ``functional_call`` or the caller may have replaced."""
+    theta: Tensor = bank.theta
+    if theta.shape != (bank.num_potentials, bank.shape.num_parameters):
+        expected = f"({bank.num_potentials}, {bank.shape.num_parameters})"
+        raise ValueError(f"{name}: expected parameters theta of shape {expected}, found {_shape(theta)}")
+    return theta
 
 
 def check_number(name: str, x: object, expected: str = "a number") -> float:
@@ -187,7 +196,7 @@ def check_force(force: PotentialBank | None, bank: PotentialBank) -> PotentialBa
             f"force: expected num_potentials = {bank.num_potentials} and dim = {bank.dim} as the bank's, "
             f"found {force.num_potentials} and {force.dim}"
         )
-    _like("force", force.theta, bank.theta)
+    _like("force", _theta("force", force), bank.theta)
     return force
 
 

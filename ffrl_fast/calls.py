@@ -25,10 +25,7 @@ _NONE = Selection(-1, None, None)
 
 def _ready(x: Tensor) -> bool:
     """Whether the engine reads it where it lies."""
-    return type(x) in _PLAIN and x.is_cpu and x.layout is torch.strided and x.is_contiguous()
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
+    return type(x) in native.PLAIN and x.is_cpu and x.layout is torch.strided and x.is_contiguous() and not x.is_neg()
 
 
 def _given(
@@ -46,9 +43,12 @@ def _given(
     """
     # As bank.theta, which takes half a microsecond, unless it is no plain parameter.
     theta = bank._parameters.get("theta")
-    if theta is None or bank.has_own_conditioning or not native.is_direct(z, theta):
+    if theta is None or bank.has_own_conditioning or not native.is_direct(z, theta, times):
         return None
-    if not (z.is_cpu and z.layout is torch.strided and theta.is_cpu and theta.is_contiguous() and _ready(times)):
+    # As _ready, but that rows may lie any stride apart.
+    if not (z.is_cpu and z.layout is torch.strided and theta.is_cpu and theta.is_contiguous() and times.is_cpu):
+        return None
+    if z.is_neg() or theta.is_neg() or times.is_neg() or not times.is_contiguous():
         return None
     force_theta = of_rows = None
     if force is not None:
@@ -79,13 +79,24 @@ def _signature(
     z, times, theta, _, _, force_theta, _, of_rows, gates, tangent = given
     shape = bank.shape
     common = (
-        *(shape.dim, shape.native, theta.shape, theta.dtype, z.shape, z.stride(), z.dtype, times.shape, times.dtype),
+        *(
+            bank.num_potentials,
+            shape.dim,
+            shape.native,
+            theta.shape,
+            theta.dtype,
+            z.shape,
+            z.stride(),
+            z.dtype,
+            times.shape,
+            times.dtype,
+        ),
         *plain,
     )
     if of_rows is None and gates is None and tangent is None and force is None:
         return (*common, index)
     others = [None if x is None else (x.shape, x.dtype) for x in (of_rows, gates, tangent, force_theta)]
-    of_force = None if force is None else (force.shape.dim, force.shape.native)
+    of_force = None if force is None else (force.num_potentials, force.shape.dim, force.shape.native)
     return (*common, index if of_rows is None else None, *others, of_force)
 
 
@@ -133,7 +144,7 @@ def checked(
     if not chosen_by_name(backend):
         times = None
         if isinstance(t, Tensor):
-            times = t if t.dim() <= 1 and t.numel() == 1 else None
+            times = (t if t.dim() else t.reshape(1)) if t.dim() <= 1 and t.numel() == 1 else None
         elif (type(t) is float or type(t) is int) and isinstance(z, Tensor):
             times = torch.full((1,), float(t), dtype=z.dtype, device=z.device)
         if times is not None and (given := _given(z, times, bank, index, gates, force, tangent)) is not None:

@@ -5,6 +5,7 @@ These objects are made on every call. They are slotted and not frozen: a frozen 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -115,7 +116,7 @@ class Call:
     def of_force(self) -> Call:
         """The same rows through the force network."""
         assert self.force is not None
-        return dataclasses.replace(self, bank=self.force, force=None, tangent=None, with_residual=False)
+        return dataclasses.replace(self, bank=self.force, force=None, tangent=None, with_residual=False, prepared=None)
 
     def of_rows(self, start: int, stop: int) -> Call:
         """Some of the rows, at one moment."""
@@ -128,6 +129,7 @@ class Call:
             z=self.z[rows],
             t=times if times.shape[0] == 1 else times[rows],
             selection=Selection(selection.potential, index, gates),
+            prepared=None,
         )
 
     def of_moment(self, moment: int, z: Tensor, substeps: int) -> Call:
@@ -140,6 +142,7 @@ class Call:
             with_residual=False,
             with_row_sum=False,
             with_log_det=False,
+            prepared=None,
         )
 
     def conditioning(self, bank: PotentialBank) -> tuple[Tensor | None, Tensor | None]:
@@ -189,16 +192,36 @@ def path_log_det(backend: Backend, call: Call, motion: Motion, z: Tensor) -> Ten
 
 
 def hj_value_and_grad_by_autograd(backend: Backend, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
-    """The value of ``backend.hj_loss`` and its gradients, by ``torch.autograd``."""
-    with torch.enable_grad():
-        z, gates = call.z.detach().requires_grad_(), call.selection.gates
-        if gates is not None:
-            gates = gates.detach().requires_grad_()
-        call = dataclasses.replace(call, z=z, selection=dataclasses.replace(call.selection, gates=gates))
-        value = backend.hj_loss(call, weight)
-        leaves = {"z": z, "theta": call.bank.theta, "gates": gates}
+    """The value of ``backend.hj_loss`` and its gradients, by ``torch.autograd``, whatever requires a gradient."""
+    with torch.inference_mode(False), torch.enable_grad():
+
+        def normal(x: Tensor) -> Tensor:
+            return x.clone() if x.is_inference() else x
+
+        def leaf(x: Tensor) -> Tensor:
+            return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+
+        def with_leaf(bank: PotentialBank, theta: Tensor) -> PotentialBank:
+            same = copy.copy(bank)
+            same._parameters = {**bank._parameters, "theta": theta}  # type: ignore[dict-item]
+            return same
+
+        z, theta, gates = leaf(call.z), leaf(call.bank.theta), call.selection.gates
+        leaves = {"z": z, "theta": theta}
         if call.force is not None:
-            leaves["force"] = call.force.theta
-        wanted = {name: leaf for name, leaf in leaves.items() if leaf is not None and leaf.requires_grad}
-        found = torch.autograd.grad(value, list(wanted.values()))
-    return value.detach(), HJGradients(**dict(zip(wanted, found, strict=True)))
+            # One tensor that is the potential's and the force's has one gradient.
+            leaves["force"] = theta if call.force.theta is call.bank.theta else leaf(call.force.theta)
+        if gates is not None:
+            leaves["gates"] = gates = leaf(gates)
+        call = dataclasses.replace(
+            call,
+            z=z,
+            t=normal(call.t),
+            bank=with_leaf(call.bank, theta),
+            force=None if call.force is None else with_leaf(call.force, leaves["force"]),
+            selection=dataclasses.replace(call.selection, gates=gates),
+            prepared=None,
+        )
+        value = backend.hj_loss(call, None if weight is None else normal(weight))
+        found = torch.autograd.grad(value, list(leaves.values()))
+    return value.detach(), HJGradients(**dict(zip(leaves, found, strict=True)))

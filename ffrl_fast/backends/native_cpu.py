@@ -100,7 +100,7 @@ class CpuBackend:
         return Path(z, out.u, out.dt, residual, out.row_sum if call.with_row_sum else None, log_det)
 
     def hj_loss(self, call: Call, weight: Tensor | None) -> Tensor:
-        if call.prepared is not None:
+        if call.prepared is not None and (weight is None or native.is_direct(weight)):
             return native.hj_loss_directly(*call.prepared, weight)
         return native.hj_loss(_inputs(call), weight)
 
@@ -123,9 +123,9 @@ class CpuBackend:
         return value, sign
 
     def hj_value_and_grad(self, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
-        if call.prepared is not None:
-            return native.hj_value_and_grad(*call.prepared, weight)
+        if call.prepared is not None and (weight is None or native.is_direct(weight)):
+            return native.hj_value_and_grad_directly(*call.prepared, weight)
         if call.t.shape[0] > 1 or call.bank.has_own_conditioning:
             # The gradient of the conditioning is autograd's.
             return hj_value_and_grad_by_autograd(self, call, weight)
-        return native.hj_value_and_grad(*native.prepare(_inputs(call)), weight)
+        return native.hj_value_and_grad(_inputs(call), weight)

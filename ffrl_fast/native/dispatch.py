@@ -47,7 +47,7 @@ def register_autograd(name: str, function: Any) -> None:
     )
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 # Looked up once: a call asks all of them.
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -56,23 +56,24 @@ _is_profiled = torch._C._autograd._profiler_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
-def is_direct(z: Tensor, theta: Tensor) -> bool:
+def is_direct(*tensors: Tensor | None) -> bool:
     """Whether nothing needs to see the operators go through the dispatcher.
 
     No tracer, dispatch mode, function transform, forward-mode level or profiler is active, and the tensors are plain.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and type(z) in _PLAIN
-        and type(theta) in _PLAIN
-        and not _transforms_active()
-        and _dispatch_modes() == 0
-        and not _is_tracing()
-        and not _is_profiled()
-        and forward_ad._current_level < 0
-        and not _is_wrapped(z)
-        and not _is_wrapped(theta)
-    )
+    if (
+        torch.compiler.is_compiling()
+        or _transforms_active()
+        or _dispatch_modes() != 0
+        or _is_tracing()
+        or _is_profiled()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    for x in tensors:  # noqa: SIM110 - a comprehension is one call more
+        if x is not None and (type(x) not in PLAIN or _is_wrapped(x)):
+            return False
+    return True
 
 
 #: A batch of cotangents of ``torch.autograd.grad(…, is_grads_batched=True)``.
@@ -88,9 +89,13 @@ def check_cotangents(cotangents: Sequence[Tensor | None]) -> None:
         )
 
 
+def _may_go_directly(args: Sequence[Any]) -> bool:
+    return is_direct(*[x for x in args if isinstance(x, Tensor)])
+
+
 def run_operator(name: str, args: tuple[Any, ...]) -> Any:
     """The operator, through the dispatcher or past it."""
-    return _CPU[name](*args) if is_direct(args[0], args[2]) else getattr(torch.ops.ffrl_fast, name)(*args)
+    return _CPU[name](*args) if _may_go_directly(args) else getattr(torch.ops.ffrl_fast, name)(*args)
 
 
 _SECOND_ORDER = (
@@ -105,6 +110,11 @@ def direct_apply(function: Any) -> Callable[..., Any]:
     That one binds default arguments by ``inspect.signature``, at 10 µs a call.
     """
     return super(torch.autograd.Function, function).apply
+
+
+def in_transform() -> bool:
+    """Whether a function transform, maybe a compiled one, may differentiate what is computed."""
+    return torch.compiler.is_compiling() or _transforms_active()
 
 
 def in_forward_mode() -> bool:
@@ -127,7 +137,7 @@ def _refusing_forward_mode(function: Any) -> Any:
 
 def apply_function(function: Any, args: tuple[Any, ...]) -> Any:
     """``function.apply(*args)``, directly where it can be."""
-    if is_direct(args[0], args[2]):
+    if _may_go_directly(args):
         return direct_apply(function)(*args)
     return (_refusing_forward_mode(function) if in_forward_mode() else function).apply(*args)
 
@@ -150,11 +160,22 @@ def wanted_gradients(ctx: Any, inputs: Sequence[Any]) -> list[bool]:
     return [ctx.needs_input_grad[i] for i in DIFFERENTIABLE]
 
 
+def requires_grad(x: Tensor) -> bool:
+    """Also where ``x`` is mapped: a tensor of ``vmap`` does not say what the ones in it require."""
+    if torch.compiler.is_compiling() or not _transforms_active():
+        return x.requires_grad
+    while not x.requires_grad:
+        if not _is_wrapped(x):
+            return False
+        x = torch._C._functorch.get_unwrapped(x)
+    return True
+
+
 def which_require_grad(given: Sequence[Any]) -> list[bool]:
     """Of the tensors of a call."""
     if not torch.is_grad_enabled():
         return [False] * len(DIFFERENTIABLE)
-    found = [(x := given[i]) is not None and x.requires_grad for i in DIFFERENTIABLE]
+    found = [(x := given[i]) is not None and requires_grad(x) for i in DIFFERENTIABLE]
     if torch.compiler.is_compiling() and any(found):
         # A function transform that is compiled does not mark what it differentiates.
         return [given[i] is not None for i in DIFFERENTIABLE]

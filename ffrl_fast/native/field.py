@@ -13,6 +13,7 @@ from ffrl_fast.native.dispatch import (
     apply_function,
     check_cotangents,
     direct_apply,
+    in_forward_mode,
     is_direct,
     needs_function,
     place_gradients,
@@ -23,7 +24,7 @@ from ffrl_fast.native.dispatch import (
     wanted_gradients,
     which_require_grad,
 )
-from ffrl_fast.native.plan import Extent, Plan, extent, numbers, prepare
+from ffrl_fast.native.plan import Extent, Plan, extent, fits, numbers, prepare
 from ffrl_fast.native.problem import (
     DIFFERENTIABLE,
     INPUTS,
@@ -231,7 +232,8 @@ class _Field(torch.autograd.Function):
         if all(x is None for x in bars):
             return (None,) * (NUM_INPUTS + 1)
         args = (*inputs, *ctx.plain, *bars, path, tape, packed, wanted)
-        found = _FieldBackward.apply(*args) if torch.is_grad_enabled() else run_operator("field_backward", args)
+        again = torch.is_grad_enabled() or in_forward_mode()
+        found = apply_function(_FieldBackward, args) if again else run_operator("field_backward", args)
         return tuple(place_gradients(found, wanted, NUM_INPUTS + 1))
 
     @staticmethod
@@ -282,11 +284,13 @@ class _DirectField(torch.autograd.Function):
             return (None, None, None, *[None for _ in needed])
         asked = iter(needed)
         wanted = [want and next(asked) for want in ctx.wanted]
-        if is_direct(given[0], given[2]) and not torch.is_grad_enabled():
-            found = _run_field_backward(ctx.plan, tuple(given), bars, path, tape, packed, wanted)
+        plan, direct = ctx.plan, is_direct(*given, *bars)
+        if direct and not torch.is_grad_enabled() and fits(plan, given):
+            found = _run_field_backward(plan, tuple(given), bars, path, tape, packed, wanted)
         else:
-            run = _FieldBackward.apply if torch.is_grad_enabled() else torch.ops.ffrl_fast.field_backward
-            found = run(*given, *ctx.plan.plain, *bars, path, tape, packed, wanted)
+            args = (*given, *plan.plain, *bars, path, tape, packed, wanted)
+            again = torch.is_grad_enabled() or in_forward_mode()
+            found = apply_function(_FieldBackward, args) if again else run_operator("field_backward", args)
         left = iter(found)
         return (None, None, None, *[next(left) if need else None for need in needed])
 
@@ -323,7 +327,7 @@ def evaluate_directly(plan: Plan, given: Given) -> Evaluated:
 
 def evaluate(inputs: Inputs) -> Evaluated:
     """The field at one moment, or the path through N."""
-    if is_direct(inputs.z, inputs.theta):
+    if is_direct(*inputs.tensors):
         return evaluate_directly(*prepare(inputs))
     if needs_function(inputs.tensors):
         return Evaluated(*apply_function(_Field, (*inputs, True))[: _MOTION + 1])

@@ -14,11 +14,13 @@ from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
     apply_function,
     direct_apply,
+    in_transform,
     is_batched,
     is_direct,
     place_gradients,
     register,
     register_vmap,
+    requires_grad,
     run_operator,
     which_require_grad,
 )
@@ -131,14 +133,16 @@ class _HJLoss(torch.autograd.Function):
     def backward(ctx: Any, value_bar: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if value_bar is None:
             return (None,) * (NUM_INPUTS + 2)
-        gradients = _scaled(value_bar, ctx.saved_tensors, ctx.count)
+        gradients = _scaled(value_bar, ctx.saved_tensors, ctx.count, _is_first(ctx))
         d_weight = gradients[-1] if ctx.wanted[-1] else None
         return (*place_gradients(gradients, ctx.wanted[:-1], NUM_INPUTS), d_weight, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
-        (value, gradients), (dim, dims) = _vmap_hj_loss_op(info, in_dims, *args)
-        return (value, *gradients), (dim, *dims)
+        # By the function, not the operator, which has no gradient of its own.
+        results = zip(*(_HJLoss.apply(*picked) for picked in each_element(info, in_dims, args)), strict=True)
+        outputs = tuple(torch.stack(x) for x in results)
+        return outputs, (0,) * len(outputs)
 
 
 class _ScaledGradients(FirstOrderOnly):
@@ -151,15 +155,25 @@ class _ScaledGradients(FirstOrderOnly):
         return tuple(value_bar * x for x in args[:count])
 
 
-def _scaled(value_bar: Tensor, saved: Tensors, count: int) -> Tensors:
-    """The first ``count`` of what was saved, a loss's gradients, times its cotangent."""
+def _is_first(ctx: Any) -> bool:
+    """Whether this is the first backward through the node."""
+    first = not getattr(ctx, "gone_through", False)
+    ctx.gone_through = True
+    return first
+
+
+def _scaled(value_bar: Tensor, saved: Tensors, count: int, first: bool) -> Tensors:
+    """The first ``count`` of what was saved, a loss's gradients, times its cotangent.
+
+    They themselves are handed out by the ``first`` backward alone: a graph that is kept gives each its own.
+    """
     if torch.is_grad_enabled():
         scaled: Tensors = _ScaledGradients.apply(value_bar, count, *saved)
         return scaled
     gradients = saved[:count]
     if not is_direct(value_bar, value_bar) or is_batched(value_bar):
         return tuple([value_bar * x for x in gradients])
-    if value_bar.item() == 1:  # nothing to do for loss.backward()
+    if value_bar.item() == 1 and first:  # nothing to do for loss.backward()
         return gradients
     return tuple([torch.mul(x, value_bar, out=empty_like(x)) for x in gradients])
 
@@ -179,7 +193,9 @@ class _DirectHJLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, value_bar: Tensor | None) -> tuple[Tensor | None, ...]:
         count = len(ctx.needs_input_grad) - 4
-        gradients = (None,) * count if value_bar is None else _scaled(value_bar, ctx.saved_tensors, count)
+        gradients = (
+            (None,) * count if value_bar is None else _scaled(value_bar, ctx.saved_tensors, count, _is_first(ctx))
+        )
         return (None, None, None, None, *gradients)
 
 
@@ -188,7 +204,7 @@ _apply_direct_loss = direct_apply(_DirectHJLoss)
 
 def _loss_wanted(given: Given, weight: Tensor | None) -> list[bool]:
     wanted = which_require_grad(given)
-    wanted.append(weight is not None and weight.requires_grad and torch.is_grad_enabled())
+    wanted.append(weight is not None and torch.is_grad_enabled() and requires_grad(weight))
     return wanted
 
 
@@ -211,7 +227,7 @@ def hj_loss_directly(plan: Plan, given: Given, weight: Tensor | None) -> Tensor:
 
 def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
     """mean over rows of weight · residual², () ; its gradients, where any is needed, from the same sweep."""
-    if is_direct(inputs.z, inputs.theta):
+    if is_direct(*inputs.tensors, weight):
         return hj_loss_directly(*prepare(inputs), weight)
     wanted = _loss_wanted(inputs.tensors, weight)
     if not any(wanted):
@@ -220,16 +236,41 @@ def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
     return value
 
 
-def hj_value_and_grad(plan: Plan, given: Given, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
-    """Value and gradients without autograd, by one direct call into the engine; times that all rows share."""
+def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+    """Value and gradients without autograd; times that all rows share."""
+    if is_direct(*inputs.tensors, weight):
+        return hj_value_and_grad_directly(*prepare(inputs), weight)
+    wanted = [inputs[place] is not None and place in (0, 2, 5, 8) for place in DIFFERENTIABLE]
+    value, *found = apply_function(_HJLoss, (*inputs, weight, [*wanted, False]))
+    left = iter(found)
+    d_z, d_theta = next(left), next(left)
+    d_force = None if inputs.force_theta is None else next(left)
+    d_gates = None if inputs.gates is None else next(left)
+    if not in_transform():
+        value = value.detach()
+    return value, _of_tied(inputs.theta, inputs.force_theta, HJGradients(d_z, d_theta, d_force, d_gates))
+
+
+def _of_tied(theta: Tensor, force_theta: Tensor | None, found: HJGradients) -> HJGradients:
+    """One tensor that is the potential's and the force's has one gradient, their sum."""
+    if force_theta is not theta or found.force is None:
+        return found
+    total = found.theta + found.force
+    return found._replace(theta=total, force=total)
+
+
+def hj_value_and_grad_directly(plan: Plan, given: Given, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
+    """:func:`hj_value_and_grad` of a prepared call that nothing watches, by one call into the engine."""
     z, theta, force_theta, gates = given[0], given[2], given[5], given[8]
-    value, d_z, d_theta = torch.empty_like(_SCALARS[z.dtype]), empty_like(z), empty_like(theta)
+    like = torch.empty_like if plan.small else empty_like
+    value, d_z, d_theta = torch.empty_like(_SCALARS[z.dtype]), like(z), like(theta)
     d_force = None if force_theta is None else empty_like(force_theta)
     d_gates = None if gates is None else z.new_zeros(gates.shape)
     if plan.extent.rows == 0:
         _of_nothing(value, only([d_z, d_theta, d_force, d_gates]))
     else:
-        weight = contiguous(weight)
+        weights = 0 if weight is None else address(weight := contiguous(weight))
         to = (d_z.data_ptr(), 0, d_theta.data_ptr(), 0, 0, address(d_force), 0, address(d_gates), 0)
-        plan.loss(plan.sizes, numbers(given), value.data_ptr(), address(weight), 0, to)
-    return value, HJGradients(d_z, d_theta, d_force, d_gates)
+        plan.loss(plan.sizes, numbers(given), value.data_ptr(), weights, 0, to)
+    found = HJGradients(d_z, d_theta, d_force, d_gates)
+    return value, found if force_theta is None else _of_tied(theta, force_theta, found)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import _core
-from ffrl_fast.native.problem import NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
+from ffrl_fast.native.problem import LARGE, NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
 
 _FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
 
@@ -104,6 +104,7 @@ class Plan:
     plain: tuple[Any, ...]  # of Inputs: potential … step
     extent: Extent
     row_times: bool
+    small: bool  # room for the gradients of rows and parameters needs no look at their sizes
     sizes: tuple[int | float, ...]  # as csrc/bindings/module.cpp reads them
     forward: Callable[..., None]
     backward: Callable[..., None]
@@ -111,13 +112,16 @@ class Plan:
     curvature: Callable[..., None]
 
 
+_Z_STRIDE = 6  # the place among the sizes
+
+
 def prepare(i: Inputs) -> tuple[Plan, Given]:
     """The plan of a call, and its tensors as the engine reads them."""
     z, theta, tau, gates, tangent = i.z, i.theta, i.tau, i.gates, i.tangent
     rows, dim = z.shape
     # Rows of unit stride are read where they lie.
-    if dim != 1 and z.stride(1) != 1:
-        z = z.contiguous()
+    if z.is_neg() or (dim != 1 and z.stride(1) != 1):
+        z = z.resolve_neg().contiguous()
     sizes: tuple[int | float, ...] = (
         rows,
         theta.shape[0],
@@ -137,7 +141,16 @@ def prepare(i: Inputs) -> tuple[Plan, Given]:
     if i.force_theta is not None:
         sizes += (i.force_theta.shape[1], 1 if i.force_tau is None else i.force_tau.shape[0], dim, *i.shape[4:])
     given: Any = (z, *[contiguous(x) for x in i.tensors[1:]])
-    return Plan(i[NUM_TENSORS:], extent(i), i.row_times, sizes, *_ENTRIES[z.dtype]), given
+    small = z.is_contiguous() and max(z.nbytes, theta.nbytes) < LARGE
+    return Plan(i[NUM_TENSORS:], extent(i), i.row_times, small, sizes, *_ENTRIES[z.dtype]), given
+
+
+def fits(plan: Plan, given: Given) -> bool:
+    """Whether tensors that went through hooks of autograd lie as the plan says."""
+    z, others = given[0], given[1:]
+    if z.stride(0) != plan.sizes[_Z_STRIDE] or (z.shape[1] != 1 and z.stride(1) != 1):
+        return False
+    return all([x is None or x.is_contiguous() for x in others])
 
 
 def numbers(given: Given) -> tuple[int, ...]:

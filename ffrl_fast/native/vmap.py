@@ -45,7 +45,8 @@ def fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
         raise NotImplementedError(
             "vmap over the times of a path is not supported by the native backends; use backend='reference'"
         )
-    rows = inputs.z.shape[0 if dims.z is None else (1 if dims.z == 0 else 0)]
+    z = front(inputs.z, dims.z, size)
+    _, rows, dim = z.shape
     own_tangent = inputs.tangent is not None and inputs.tangent.dim() - (dims.tangent is not None) == 2
     shared = bool(inputs.substeps) or (not conditioned and inputs.t.shape[0] == 1)
 
@@ -69,12 +70,12 @@ def fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:
     if not shared:
         # The one time of each element is now a time of each of its rows.
         if tau is None:
-            tau, dtau = conditioning_of_rows(t, inputs.theta, inputs.potential, inputs.z.shape[-1], inputs.shape[:4])
+            tau, dtau = conditioning_of_rows(t, inputs.theta, inputs.potential, dim, inputs.shape[:4])
         if inputs.force_theta is not None and force_tau is None:
-            of_force = (inputs.force_theta, inputs.potential, inputs.z.shape[-1], inputs.shape[4:])
+            of_force = (inputs.force_theta, inputs.potential, dim, inputs.shape[4:])
             force_tau = conditioning_of_rows(t, *of_force)[0]
     return inputs._replace(
-        z=front(inputs.z, dims.z, size).flatten(0, 1),
+        z=z.flatten(0, 1),
         t=t,
         tau=tau,
         dtau=dtau,
