@@ -1,7 +1,7 @@
 """How our own speed scales: ``python -m bench.scaling --out bench/results/scaling``. Each table is one interleaved run.
 
 - rows: nanoseconds a row of ``value_and_grad`` from B = 8,192 to 1,000,000;
-- threads: one thread against two, each operator with its gradients;
+- threads: one thread against two, each operator with its gradients, five calls in a row;
 - few: the same of few rows, where one thread is used however many there are if that takes less time;
 - gates: one call with gates (B, 5) against five calls of one potential each, as the time of the products in both is
   the same.
@@ -40,8 +40,9 @@ def rows_calls(dim: int = 64) -> dict[str, Call]:
 
 
 FEW = ((64, 16), (64, 128), (324, 1), (324, 16))  # D and B
-#: Calls of few rows that make one sample: OpenMP's threads spin a while after a call, beside the next one.
-IN_A_ROW = 100
+#: Calls that make one sample with as many threads: a second thread that slept takes long to wake, and finds its share of
+#: the rows in the other's cache; one that has worked spins a while beside the next call.
+IN_A_ROW = {"threads": 5, "few": 100}
 
 
 def thread_calls(sizes: Sequence[tuple[int, int]] = ((64, 8192), (324, 8192)), in_a_row: int = 1) -> dict[str, Call]:
@@ -110,15 +111,15 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     tables = {
         "rows": rows_calls,
-        "threads": thread_calls,
-        "few": lambda: thread_calls(FEW, IN_A_ROW),
+        "threads": lambda: thread_calls(in_a_row=IN_A_ROW["threads"]),
+        "few": lambda: thread_calls(FEW, IN_A_ROW["few"]),
         "gates": gates_calls,
     }
     for table in a.only or tables:
         calls = tables[table]()
-        if table not in ("threads", "few"):
+        if table not in IN_A_ROW:
             calls = {name: _with_threads(1, call) for name, call in calls.items()}
-        times = IN_A_ROW if table == "few" else 1
+        times = IN_A_ROW.get(table, 1)
         for name, timing in interleave(calls, seconds=a.seconds).items():
             found = {"median_s": timing.median / times, "min_s": timing.minimum / times}
             results.append({"table": table, "call": name, **found})
