@@ -40,8 +40,8 @@ def rows_calls(dim: int = 64) -> dict[str, Call]:
 
 
 FEW = ((64, 16), (64, 128), (324, 1), (324, 16))  # D and B
-#: Calls that make one sample with as many threads: a second thread that slept takes long to wake, and finds its share of
-#: the rows in the other's cache; one that has worked spins a while beside the next call.
+#: Calls that make one sample: a second thread that slept takes long to wake, and finds its share of the rows in
+#: the other's cache; one that has worked spins a while beside the next call.
 IN_A_ROW = {"threads": 5, "few": 100}
 
 

@@ -50,6 +50,7 @@ def capabilities() -> str:
         lines.append(f"| {label} | {cells[0]} | {cells[1]} |")
     lines.append("| gradients | first order; a second raises an error | any order |")
     lines.append("| `torch.compile(fullgraph=True)`, `vmap` over rows, `torch.func.grad` | yes | yes |")
+    lines.append("| forward mode: `torch.func.jvp`, `jacfwd` | no: an error | yes |")
     lines.append("| `vmap` over parameters | no: use one bank of K potentials | yes |")
     return "\n".join(lines)
 
