@@ -15,7 +15,7 @@ from ffrl_fast.backends import Request, choose
 
 README = Path(__file__).parents[2] / "README.md"
 _EXAMPLE = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<printed>.*?)```", re.DOTALL)
-_TABLE = re.compile(r"(?<=\(plain PyTorch\) \|\n\|---\|---\|---\|\n).*?(?=\n\n)", re.DOTALL)
+_TABLE = re.compile(r"(?<=\(plain PyTorch\) \|\n\|---\|---\|---\|---\|\n).*?(?=\n\n)", re.DOTALL)
 _SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- end of speed -->)", re.DOTALL)
 _RESULTS = README.parent / "docs" / "benchmarks" / "cpu-loss"
 
@@ -31,27 +31,30 @@ def example_output(text: str) -> str:
 
 
 def capabilities() -> str:
-    """The rows of the table: what a backend can run, and else its reason."""
+    """The rows of the table: what ``cpu`` and the reference can run, else the reason; of the GPU backends as stated."""
+    second_order = Request("potential_field", "cpu", torch.float32, tangent=True)
     rows = {
-        "u, ∂ₜu, ∇u, residual, trajectory; float32": Request("hj_residual", "cpu", torch.float32),
-        "the same; float64": Request("hj_residual", "cpu", torch.float64),
-        "the same; bfloat16": Request("hj_residual", "cpu", torch.bfloat16),
-        "the same; GPU tensors": Request("hj_residual", "cuda", torch.float32),
-        "∇²u · tangent, Hessian, Laplacian, log-determinant": Request(
-            "potential_field", "cpu", torch.float32, tangent=True
+        "u, ∂ₜu, ∇u, residual, trajectory; float32": (
+            Request("hj_residual", "cpu", torch.float32),
+            "yes; products in ieee, tf32 or bf16",
         ),
+        "the same; float64": (Request("hj_residual", "cpu", torch.float64), "no"),
+        "the same; bfloat16": (Request("hj_residual", "cpu", torch.bfloat16), "`triton`"),
+        "the same; GPU tensors": (Request("hj_residual", "cuda", torch.float32), "nothing else; D, H ≤ 1024"),
+        "∇²u · tangent": (second_order, "forward"),
+        "Hessian, Laplacian, log-determinant": (second_order.replace(operator="hessian"), "by the reference"),
     }
     lines = []
-    for label, request in rows.items():
-        cells = []
-        for name in ("cpu", "reference"):
-            verdict = _verdict(request, name)
-            cells.append("yes" if verdict == "yes" else f"no: {verdict}")
-        lines.append(f"| {label} | {cells[0]} | {cells[1]} |")
-    lines.append("| gradients | first order; a second raises an error | any order |")
-    lines.append("| `torch.compile(fullgraph=True)`, `vmap` over rows, `torch.func.grad` | yes | yes |")
-    lines.append("| forward mode: `torch.func.jvp`, `jacfwd` | no: an error | yes |")
-    lines.append("| `vmap` over parameters | no: use one bank of K potentials | yes |")
+    for label, (request, on_gpu) in rows.items():
+        cpu, reference = (
+            verdict if (verdict := _verdict(request, name)) == "yes" else f"no: {verdict}"
+            for name in ("cpu", "reference")
+        )
+        lines.append(f"| {label} | {cpu} | {on_gpu} | {reference} |")
+    lines.append("| gradients | first order; a second raises an error | first order | any order |")
+    lines.append("| `torch.compile(fullgraph=True)`, `vmap` over rows, `torch.func.grad` | yes | yes | yes |")
+    lines.append("| forward mode: `torch.func.jvp`, `jacfwd` | no: an error | no: an error | yes |")
+    lines.append("| `vmap` over parameters | no: use one bank of K potentials | no | yes |")
     return "\n".join(lines)
 
 
@@ -95,6 +98,8 @@ def _verdict(request: Request, name: str) -> str:
 
 def updated(text: str) -> str:
     """The README with its example's output and its tables as the code makes them."""
+    for part in (_TABLE, _SPEED):
+        assert part.search(text) is not None, f"README.md has nothing like {part.pattern}"
     printed = example_output(text)
     text = _EXAMPLE.sub(lambda m: f"```python\n{m['code']}```\n\n```text\n{printed}```", text)
     text = _TABLE.sub(lambda _: capabilities(), text)
