@@ -78,21 +78,8 @@ def _signature(
     """All that the checks, the choice of a backend and a plan look at."""
     z, times, theta, _, _, force_theta, _, of_rows, gates, tangent = given
     shape = bank.shape
-    common = (
-        *(
-            bank.num_potentials,
-            shape.dim,
-            shape.native,
-            theta.shape,
-            theta.dtype,
-            z.shape,
-            z.stride(),
-            z.dtype,
-            times.shape,
-            times.dtype,
-        ),
-        *plain,
-    )
+    of_bank = (bank.num_potentials, shape.dim, shape.native, theta.shape, theta.dtype)
+    common = (*plain, *of_bank, z.shape, z.stride(), z.dtype, times.shape, times.dtype)
     if of_rows is None and gates is None and tangent is None and force is None:
         return (*common, index)
     others = [None if x is None else (x.shape, x.dtype) for x in (of_rows, gates, tangent, force_theta)]
@@ -114,11 +101,17 @@ def _as_before(signature: Hashable, given: native.Given, call: Call) -> Backend 
     return chosen
 
 
-def _remember(signature: Hashable, chosen: Backend, plan: native.Plan | None, selection: Selection) -> None:
-    if len(_seen) >= _MOST:
-        _seen.clear()
-    # Of the tensors nothing is kept.
-    _seen[signature] = chosen, plan, Selection(selection.potential, None, None)
+def _choose(
+    operator: str, call: Call, backend: str | None, signature: Hashable | None, motion: Motion | None = None
+) -> Backend:
+    """The backend for a checked call; what it prepares is kept where the call has a signature."""
+    chosen = choose(call.request(operator), backend)
+    if signature is not None and signature not in _seen:
+        if len(_seen) >= _MOST:
+            _seen.clear()
+        # Of the tensors nothing is kept.
+        _seen[signature] = chosen, chosen.plan(call, motion), Selection(call.selection.potential, None, None)
+    return chosen
 
 
 def checked(
@@ -140,7 +133,7 @@ def checked(
         What :mod:`~ffrl_fast.arguments` raises, and :func:`~ffrl_fast.backends.choose`.
     """
     arguments.check_bank("bank", bank)
-    signature = given = None
+    signature = None
     if not chosen_by_name(backend):
         times = None
         if isinstance(t, Tensor):
@@ -157,10 +150,7 @@ def checked(
     selection = arguments.check_selection(index, gates, z, bank)
     force = arguments.check_force(force, bank)
     call = Call(z, times, bank, selection, force, arguments.check_tangent(tangent, z), residual)
-    chosen = choose(call.request(operator), backend)
-    if signature is not None and signature not in _seen:
-        _remember(signature, chosen, chosen.plan(call), selection)
-    return chosen, call
+    return _choose(operator, call, backend, signature), call
 
 
 def checked_path(
@@ -194,7 +184,4 @@ def checked_path(
     selection = arguments.check_selection(index, gates, z0, bank, gates_steps=steps)
     force = arguments.check_force(force, bank)
     call = Call(z0, moments, bank, selection, force, None, residual, row_sum, log_det)
-    chosen = choose(call.request("integrate"), backend)
-    if signature is not None and signature not in _seen:
-        _remember(signature, chosen, chosen.plan(call, motion), selection)
-    return chosen, call
+    return _choose("integrate", call, backend, signature, motion), call

@@ -171,7 +171,7 @@ def _scaled(value_bar: Tensor, saved: Tensors, count: int, first: bool) -> Tenso
         scaled: Tensors = _ScaledGradients.apply(value_bar, count, *saved)
         return scaled
     gradients = saved[:count]
-    if not is_direct(value_bar, value_bar) or is_batched(value_bar):
+    if not is_direct(value_bar) or is_batched(value_bar):
         return tuple([value_bar * x for x in gradients])
     if value_bar.item() == 1 and first:  # nothing to do for loss.backward()
         return gradients
@@ -236,11 +236,14 @@ def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
     return value
 
 
+_RETURNED = (0, 2, 5, 8)  # the places among the inputs of z, theta, force_theta, gates
+
+
 def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """Value and gradients without autograd; times that all rows share."""
     if is_direct(*inputs.tensors, weight):
         return hj_value_and_grad_directly(*prepare(inputs), weight)
-    wanted = [inputs[place] is not None and place in (0, 2, 5, 8) for place in DIFFERENTIABLE]
+    wanted = [place in _RETURNED and inputs[place] is not None for place in DIFFERENTIABLE]
     value, *found = apply_function(_HJLoss, (*inputs, weight, [*wanted, False]))
     left = iter(found)
     d_z, d_theta = next(left), next(left)
@@ -262,15 +265,14 @@ def _of_tied(theta: Tensor, force_theta: Tensor | None, found: HJGradients) -> H
 def hj_value_and_grad_directly(plan: Plan, given: Given, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """:func:`hj_value_and_grad` of a prepared call that nothing watches, by one call into the engine."""
     z, theta, force_theta, gates = given[0], given[2], given[5], given[8]
-    like = torch.empty_like if plan.small else empty_like
-    value, d_z, d_theta = torch.empty_like(_SCALARS[z.dtype]), like(z), like(theta)
+    value, d_z, d_theta = torch.empty_like(_SCALARS[z.dtype]), empty_like(z), empty_like(theta)
     d_force = None if force_theta is None else empty_like(force_theta)
     d_gates = None if gates is None else z.new_zeros(gates.shape)
     if plan.extent.rows == 0:
         _of_nothing(value, only([d_z, d_theta, d_force, d_gates]))
     else:
-        weights = 0 if weight is None else address(weight := contiguous(weight))
+        weight = contiguous(weight)
         to = (d_z.data_ptr(), 0, d_theta.data_ptr(), 0, 0, address(d_force), 0, address(d_gates), 0)
-        plan.loss(plan.sizes, numbers(given), value.data_ptr(), weights, 0, to)
+        plan.loss(plan.sizes, numbers(given), value.data_ptr(), address(weight), 0, to)
     found = HJGradients(d_z, d_theta, d_force, d_gates)
     return value, found if force_theta is None else _of_tied(theta, force_theta, found)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import _core
-from ffrl_fast.native.problem import LARGE, NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
+from ffrl_fast.native.problem import NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
 
 _FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
 
@@ -104,7 +104,6 @@ class Plan:
     plain: tuple[Any, ...]  # of Inputs: potential … step
     extent: Extent
     row_times: bool
-    small: bool  # room for the gradients of rows and parameters needs no look at their sizes
     sizes: tuple[int | float, ...]  # as csrc/bindings/module.cpp reads them
     forward: Callable[..., None]
     backward: Callable[..., None]
@@ -141,8 +140,7 @@ def prepare(i: Inputs) -> tuple[Plan, Given]:
     if i.force_theta is not None:
         sizes += (i.force_theta.shape[1], 1 if i.force_tau is None else i.force_tau.shape[0], dim, *i.shape[4:])
     given: Any = (z, *[contiguous(x) for x in i.tensors[1:]])
-    small = z.is_contiguous() and max(z.nbytes, theta.nbytes) < LARGE
-    return Plan(i[NUM_TENSORS:], extent(i), i.row_times, small, sizes, *_ENTRIES[z.dtype]), given
+    return Plan(i[NUM_TENSORS:], extent(i), i.row_times, sizes, *_ENTRIES[z.dtype]), given
 
 
 def fits(plan: Plan, given: Given) -> bool:
@@ -150,7 +148,7 @@ def fits(plan: Plan, given: Given) -> bool:
     z, others = given[0], given[1:]
     if z.stride(0) != plan.sizes[_Z_STRIDE] or (z.shape[1] != 1 and z.stride(1) != 1):
         return False
-    return all([x is None or x.is_contiguous() for x in others])
+    return not z.is_neg() and all([x is None or (x.is_contiguous() and not x.is_neg()) for x in others])
 
 
 def numbers(given: Given) -> tuple[int, ...]:

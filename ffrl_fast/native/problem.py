@@ -16,7 +16,7 @@ Tensors = tuple[Tensor, ...]
 
 #: Tensors of at least so many bytes come from blocks that the engine keeps between calls: malloc would hand out fresh
 #: pages, which cost the system as long to clear as the engine takes to fill them.
-LARGE = 128 * 2**10
+_LARGE = 128 * 2**10
 
 Empty = Callable[..., Tensor]
 
@@ -97,7 +97,7 @@ def release_memory() -> None:
 def empty(*shape: int, like: Tensor) -> Tensor:
     """As ``like.new_empty(shape)``; a large one from the blocks that the engine keeps between calls."""
     size = math.prod(shape) * like.itemsize
-    if size < LARGE:
+    if size < _LARGE:
         # Sizes one by one are parsed in a third of the time of a tuple.
         return like.new_empty(*shape) if shape else like.new_empty(shape)
     return torch.frombuffer(_core.Block(size), dtype=like.dtype).view(shape)
@@ -105,7 +105,7 @@ def empty(*shape: int, like: Tensor) -> Tensor:
 
 def empty_like(x: Tensor) -> Tensor:
     """Contiguous, as :func:`empty`."""
-    if x.nbytes < LARGE and x.is_contiguous():
+    if x.nbytes < _LARGE and x.is_contiguous():
         return torch.empty_like(x)
     return empty(*x.shape, like=x)
 
@@ -116,7 +116,7 @@ def fake_empty_like(x: Tensor) -> Tensor:
 
 def room(like: Tensor, largest: int) -> Empty:
     """What makes tensors of up to ``largest`` elements from their sizes, as :func:`empty`; asked once for many."""
-    return like.new_empty if largest * like.itemsize < LARGE else partial(empty, like=like)
+    return like.new_empty if largest * like.itemsize < _LARGE else partial(empty, like=like)
 
 
 def fake_room(like: Tensor, largest: int) -> Empty:
