@@ -11,6 +11,7 @@ import torch
 
 import ffrl_fast
 from ffrl_fast import _core
+from ffrl_fast.native import nodes
 
 
 def openmp_libraries() -> list[str]:
@@ -43,6 +44,7 @@ def describe() -> dict[str, str]:
         "processor": _processor(),
         "cores": f"{os.cpu_count()}; torch uses {torch.get_num_threads()} threads",
         "instruction set": f"{_core.isa()}; compiled in: {isas}",
+        "autograd's nodes": nodes.in_use,
         "openmp": ", ".join(openmp_libraries()) or "not known",
         "gpu": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
         "variables": ", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("FFRL_FAST_"))

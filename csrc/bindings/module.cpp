@@ -10,91 +10,24 @@
 
 #include "../core/dispatch.hpp"
 #include "../core/memory.hpp"
+#include "engine.hpp"
+#include "problem_reader.hpp"
 
 namespace py = pybind11;
 
 namespace {
 
-using Address = std::uintptr_t;
+using ffrl::bindings::Address;
+using ffrl::bindings::at;
+using ffrl::bindings::Reader;
 using Int = std::int64_t;
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-/// The numbers of a tuple one after another: a call has fifty of them, and pybind11's own conversion, which takes any
-/// object that has __index__, asks more of each than the engine does of a row.
-class Reader {
- public:
-  explicit Reader(const py::tuple& of) : of_(of.ptr()), size_(PyTuple_GET_SIZE(of.ptr())) {}
-
-  Int integer() {
-    const Int value = PyLong_AsLongLong(next());
-    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
-    return value;
-  }
-  double real() {
-    const double value = PyFloat_AsDouble(next());
-    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
-    return value;
-  }
-  bool flag() { return integer() != 0; }
-  template <class T>
-  T* address() {
-    return reinterpret_cast<T*>(static_cast<Address>(integer()));
-  }
-
- private:
-  PyObject* next() {
-    if (at_ == size_) throw py::value_error("expected a longer tuple of numbers");
-    return PyTuple_GET_ITEM(of_, at_++);
-  }
-
-  PyObject* of_;
-  py::ssize_t size_;
-  py::ssize_t at_ = 0;
-};
-
-/// One side of a problem: stride of theta; how many potentials τ holds; D, width, depth, out_tanh, time embedding.
-template <class T>
-ffrl::Network<T> network(Reader& sizes) {
-  ffrl::Network<T> net;
-  net.stride = sizes.integer();
-  net.conditioned = sizes.integer();
-  net.shape.dim = sizes.integer();
-  net.shape.width = sizes.integer();
-  net.shape.depth = sizes.integer();
-  net.shape.out_tanh = sizes.flag();
-  net.shape.time = static_cast<ffrl::TimeEmbedding>(sizes.integer());
-  return net;
-}
-
-/// A problem, as ffrl_fast/native/plan.py spells it.
-///
-/// sizes, the same for many calls: rows, potentials, moments, substeps, step, row_times, stride of z, selected,
-/// gates_by_step, residual, whether the rows share the tangent, row_sum; the potential; whether there is a force; the
-/// force. given, of this call: threads, phase records (one a thread), and the addresses of z, t, theta, τ, dτ/dt, the
-/// force's theta and τ, index, gates, tangent.
+/// A problem, as ffrl_fast/native/plan.py spells it. given, of this call: threads, phase records (one a thread), and
+/// the addresses of z, t, theta, τ, dτ/dt, the force's theta and τ, index, gates, tangent.
 template <class T>
 ffrl::Problem<T> problem(const py::tuple& sizes, const py::tuple& given) {
-  Reader s(sizes), g(given);
-  ffrl::Problem<T> p;
-  p.rows = s.integer();
-  p.potentials = s.integer();
-  p.moments = s.integer();
-  p.substeps = s.integer();
-  p.step = static_cast<T>(s.real());
-  p.row_times = s.flag();
-  p.z_stride = s.integer();
-  p.selected = s.integer();
-  p.gates_by_step = s.flag();
-  p.residual = s.flag();
-  p.tangent_shared = s.flag();
-  p.row_sum = s.flag();
-  p.potential = network<T>(s);
-  if (s.flag()) p.force = network<T>(s);
-
+  ffrl::Problem<T> p = ffrl::bindings::read_sizes<T>(sizes);
+  Reader g(given);
   p.threads = static_cast<int>(g.integer());
   p.phases = g.address<ffrl::PhaseRecord>();
   p.z = g.address<const T>();
@@ -107,8 +40,7 @@ ffrl::Problem<T> problem(const py::tuple& sizes, const py::tuple& given) {
   p.index = g.address<const Int>();
   p.gates = g.address<const T>();
   p.tangent = g.address<const T>();
-  if (p.row_times && (p.potential.computes_time() || (p.force && p.force.computes_time())))
-    throw py::value_error("tau: where every row has a time of its own, τ and dτ/dt must be given");
+  ffrl::bindings::check_times(p);
   return p;
 }
 
@@ -198,6 +130,19 @@ void define(py::module_& m, const std::string& suffix) {
         "Multiply-adds a second of one core, counted as two operations each, measured for `seconds`.");
 }
 
+template <class T>
+constexpr ffrl::bindings::Calls<T> calls() {
+  return {ffrl::forward<T>, ffrl::backward<T>, ffrl::loss<T>};
+}
+
+/// Of the capsule; never ends.
+const ffrl::bindings::Engine kOffered{
+    calls<float>(),
+    calls<double>(),
+    [](std::size_t bytes) { return new ffrl::Block(bytes); },
+    [](ffrl::Block* block) { delete block; },
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -232,6 +177,12 @@ PYBIND11_MODULE(_core, m) {
                         py::arg("w_time2") = at.w_time2, py::arg("b_time2") = at.b_time2);
       },
       "Offsets of a potential's weights in its row of theta; energy or w_time1 …, by the time embedding.");
+  m.attr("engine") = py::capsule(static_cast<const void*>(&kOffered), ffrl::bindings::kEngine);
+#ifdef FFRL_TORCH_VERSION
+  m.attr("nodes_torch") = FFRL_TORCH_VERSION;  // the torch that the module _autograd was compiled for
+#else
+  m.attr("nodes_torch") = py::none();
+#endif
   // The choice is made at import, so that a forced instruction set which cannot run is an error there and then.
   ffrl::isa();
 }

@@ -76,7 +76,7 @@ class CpuBackend:
         return _ABLE
 
     def plan(self, call: Call, motion: Motion | None = None) -> native.Plan | None:
-        plan, given = native.prepare(_inputs(call, motion))
+        plan, given = native.prepare_direct(_inputs(call, motion))
         # What must be copied for the engine must be copied every time.
         return plan if given[0] is call.z and given[2] is call.bank.theta else None
 

@@ -16,7 +16,7 @@ be worse than none.
 from ffrl_fast.native.dispatch import PLAIN, is_direct
 from ffrl_fast.native.field import Evaluated, evaluate, evaluate_directly
 from ffrl_fast.native.loss import hj_loss, hj_loss_directly, hj_value_and_grad, hj_value_and_grad_directly
-from ffrl_fast.native.plan import Plan, kept_sizes, numbers, prepare, record_phases
+from ffrl_fast.native.plan import Plan, kept_sizes, numbers, prepare, prepare_direct, record_phases
 from ffrl_fast.native.problem import DIFFERENTIABLE, Given, Inputs, release_memory
 from ffrl_fast.native.second_order import HESSIAN, LAPLACIAN, LOG_DET, curvature
 
@@ -41,6 +41,7 @@ __all__ = [
     "kept_sizes",
     "numbers",
     "prepare",
+    "prepare_direct",
     "record_phases",
     "release_memory",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ffrl_fast.native import nodes
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
     apply_function,
@@ -24,7 +25,7 @@ from ffrl_fast.native.dispatch import (
     wanted_gradients,
     which_require_grad,
 )
-from ffrl_fast.native.plan import Extent, Plan, extent, fits, numbers, prepare
+from ffrl_fast.native.plan import Extent, Plan, extent, fits, moments_on_tape, numbers, prepare, prepare_direct
 from ffrl_fast.native.problem import (
     DIFFERENTIABLE,
     INPUTS,
@@ -45,9 +46,6 @@ from ffrl_fast.native.problem import (
 )
 from ffrl_fast.native.vmap import each_element, fold
 
-#: The activations of a path are kept for as many of its last moments as fit into so many bytes; those of the others
-#: are computed again in the backward sweep. Reading them back costs a tenth of that, but memory is not free.
-TAPE_LIMIT = 160 * 2**20
 _LOG_DET, _MOTION = 5, 6  # places among the outputs
 _SUBSTEPS = 15  # the place among the inputs
 
@@ -59,10 +57,7 @@ def _empty_outputs(
     rows, dim, moments, substeps, residual, tangent, row_sum, log_det, of_moment, packed = of
     new = room(like, (moments + 1) * rows * dim)
     steps = (moments // substeps,) if substeps else ()
-    taped = moments
-    if substeps and isinstance(of_moment, int) and of_moment:
-        # A size that is not known while tracing counts as small.
-        taped = min(moments, TAPE_LIMIT // (of_moment * like.itemsize))
+    taped = moments_on_tape(of, like.itemsize) if keep else 0
     return (
         new(*steps, rows),
         new(*steps, rows),
@@ -256,6 +251,21 @@ register_autograd("field", _Field)
 register_autograd("field_backward", _FieldBackward)
 
 
+def watched_backward(
+    plain: tuple[Any, ...],
+    given: Sequence[Tensor | None],
+    bars: Sequence[Tensor | None],
+    kept: Sequence[Tensor | None],
+    wanted: list[bool],
+) -> Sequence[Tensor]:
+    """The backward of a direct call that cannot go directly: of the gradients those that are wanted."""
+    check_cotangents(bars)
+    args = (*given, *plain, *bars, *kept, wanted)
+    again = torch.is_grad_enabled() or in_forward_mode()
+    found: Sequence[Tensor] = apply_function(_FieldBackward, args) if again else run_operator("field_backward", args)
+    return found
+
+
 class _DirectField(torch.autograd.Function):
     """:class:`_Field` where nothing watches the call.
 
@@ -279,7 +289,6 @@ class _DirectField(torch.autograd.Function):
         *given, path, tape, packed = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
         bars = (*cotangents[:_LOG_DET], cotangents[_MOTION])
-        check_cotangents(bars)
         if all([x is None for x in bars]):
             return (None, None, None, *[None for _ in needed])
         asked = iter(needed)
@@ -288,9 +297,7 @@ class _DirectField(torch.autograd.Function):
         if direct and not torch.is_grad_enabled() and fits(plan, given):
             found = _run_field_backward(plan, tuple(given), bars, path, tape, packed, wanted)
         else:
-            args = (*given, *plan.plain, *bars, path, tape, packed, wanted)
-            again = torch.is_grad_enabled() or in_forward_mode()
-            found = apply_function(_FieldBackward, args) if again else run_operator("field_backward", args)
+            found = watched_backward(plan.plain, given, bars, (path, tape, packed), wanted)
         left = iter(found)
         return (None, None, None, *[next(left) if need else None for need in needed])
 
@@ -316,6 +323,8 @@ class Evaluated(NamedTuple):
 
 def evaluate_directly(plan: Plan, given: Given) -> Evaluated:
     """:func:`evaluate` of a prepared call that nothing watches."""
+    if plan.compiled is not None:
+        return Evaluated(*nodes.compiled.field(plan.compiled, given))
     wanted = which_require_grad(given)
     if any(wanted):
         leaves = [given[place] for place, want in zip(DIFFERENTIABLE, wanted, strict=True) if want]
@@ -328,7 +337,7 @@ def evaluate_directly(plan: Plan, given: Given) -> Evaluated:
 def evaluate(inputs: Inputs) -> Evaluated:
     """The field at one moment, or the path through N."""
     if is_direct(*inputs.tensors):
-        return evaluate_directly(*prepare(inputs))
+        return evaluate_directly(*prepare_direct(inputs))
     if needs_function(inputs.tensors):
         return Evaluated(*apply_function(_Field, (*inputs, True))[: _MOTION + 1])
     return Evaluated(*torch.ops.ffrl_fast.field(*inputs, False)[: _MOTION + 1])

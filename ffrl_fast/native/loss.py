@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast.backends.interface import HJGradients
+from ffrl_fast.native import nodes
 from ffrl_fast.native.dispatch import (
     FirstOrderOnly,
     apply_function,
@@ -24,8 +25,8 @@ from ffrl_fast.native.dispatch import (
     run_operator,
     which_require_grad,
 )
-from ffrl_fast.native.field import evaluate, evaluate_directly
-from ffrl_fast.native.plan import Plan, numbers, prepare
+from ffrl_fast.native.field import evaluate, evaluate_directly, watched_backward
+from ffrl_fast.native.plan import Plan, numbers, prepare, prepare_direct
 from ffrl_fast.native.problem import (
     DIFFERENTIABLE,
     INPUTS,
@@ -200,6 +201,8 @@ class _DirectHJLoss(torch.autograd.Function):
 
 
 _apply_direct_loss = direct_apply(_DirectHJLoss)
+if nodes.compiled is not None:
+    nodes.compiled.leave_to(watched_backward, _scaled)
 
 
 def _loss_wanted(given: Given, weight: Tensor | None) -> list[bool]:
@@ -216,6 +219,9 @@ def _of_residual(residual: Tensor | None, weight: Tensor | None) -> Tensor:
 
 def hj_loss_directly(plan: Plan, given: Given, weight: Tensor | None) -> Tensor:
     """:func:`hj_loss` of a prepared call that nothing watches."""
+    if plan.compiled is not None:
+        found: Tensor | None = nodes.compiled.hj_loss(plan.compiled, given, weight)
+        return _of_residual(evaluate_directly(plan, given).residual, weight) if found is None else found
     wanted = _loss_wanted(given, weight)
     if not any(wanted):
         return _of_residual(evaluate_directly(plan, given).residual, weight)
@@ -228,7 +234,7 @@ def hj_loss_directly(plan: Plan, given: Given, weight: Tensor | None) -> Tensor:
 def hj_loss(inputs: Inputs, weight: Tensor | None) -> Tensor:
     """mean over rows of weight · residual², () ; its gradients, where any is needed, from the same sweep."""
     if is_direct(*inputs.tensors, weight):
-        return hj_loss_directly(*prepare(inputs), weight)
+        return hj_loss_directly(*prepare_direct(inputs), weight)
     wanted = _loss_wanted(inputs.tensors, weight)
     if not any(wanted):
         return _of_residual(evaluate(inputs).residual, weight)
@@ -242,7 +248,7 @@ _RETURNED = (0, 2, 5, 8)  # the places among the inputs of z, theta, force_theta
 def hj_value_and_grad(inputs: Inputs, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """Value and gradients without autograd; times that all rows share."""
     if is_direct(*inputs.tensors, weight):
-        return hj_value_and_grad_directly(*prepare(inputs), weight)
+        return hj_value_and_grad_directly(*prepare_direct(inputs), weight)
     wanted = [place in _RETURNED and inputs[place] is not None for place in DIFFERENTIABLE]
     value, *found = apply_function(_HJLoss, (*inputs, weight, [*wanted, False]))
     left = iter(found)
@@ -265,6 +271,10 @@ def _of_tied(theta: Tensor, force_theta: Tensor | None, found: HJGradients) -> H
 def hj_value_and_grad_directly(plan: Plan, given: Given, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """:func:`hj_value_and_grad` of a prepared call that nothing watches, by one call into the engine."""
     z, theta, force_theta, gates = given[0], given[2], given[5], given[8]
+    if plan.compiled is not None:
+        value, *gradients = nodes.compiled.value_and_grad(plan.compiled, given, weight)
+        found = HJGradients(*gradients)
+        return value, found if force_theta is None else _of_tied(theta, force_theta, found)
     value, d_z, d_theta = torch.empty_like(_SCALARS[z.dtype]), empty_like(z), empty_like(theta)
     d_force = None if force_theta is None else empty_like(force_theta)
     d_gates = None if gates is None else z.new_zeros(gates.shape)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ffrl_fast import _core
+from ffrl_fast.native import nodes
 from ffrl_fast.native.problem import NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
 
 _FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
@@ -59,14 +60,20 @@ def record_phases() -> Iterator[Tensor]:
         (threads, phase_record_size) float64, csrc/core/phases.hpp's PhaseRecord: seconds and operations of each phase,
         then the seconds of whole calls. ``ffrl_fast.profile`` names the phases.
     """
-    global _phase_records, _recorded_threads
     before, threads = (_phase_records, _recorded_threads), torch.get_num_threads()
     records = torch.zeros(threads, _core.phase_record_size, dtype=torch.float64, device="cpu")
-    _phase_records, _recorded_threads = records.data_ptr(), threads
+    _record(records.data_ptr(), threads)
     try:
         yield records
     finally:
-        _phase_records, _recorded_threads = before
+        _record(*before)
+
+
+def _record(records: int, threads: int) -> None:
+    global _phase_records, _recorded_threads
+    _phase_records, _recorded_threads = records, threads
+    if nodes.compiled is not None:
+        nodes.compiled.record(records, threads)
 
 
 _ENTRIES = {
@@ -109,6 +116,19 @@ class Plan:
     backward: Callable[..., None]
     loss: Callable[..., None]
     curvature: Callable[..., None]
+    compiled: Any = None  # the same for the nodes in C++; None where they do not run the call
+
+
+#: The activations of a path are kept for as many of its last moments as fit into so many bytes; those of the others
+#: are computed again in the backward sweep. Reading them back costs a tenth of that, but memory is not free.
+TAPE_LIMIT = 160 * 2**20
+
+
+def moments_on_tape(of: Extent, itemsize: int) -> int:
+    """A size that is not known while tracing counts as small."""
+    if of.substeps and isinstance(of.tape, int) and of.tape:
+        return min(of.moments, TAPE_LIMIT // (of.tape * itemsize))
+    return of.moments
 
 
 _Z_STRIDE = 6  # the place among the sizes
@@ -141,6 +161,18 @@ def prepare(i: Inputs) -> tuple[Plan, Given]:
         sizes += (i.force_theta.shape[1], 1 if i.force_tau is None else i.force_tau.shape[0], dim, *i.shape[4:])
     given: Any = (z, *[contiguous(x) for x in i.tensors[1:]])
     return Plan(i[NUM_TENSORS:], extent(i), i.row_times, sizes, *_ENTRIES[z.dtype]), given
+
+
+def prepare_direct(i: Inputs) -> tuple[Plan, Given]:
+    """:func:`prepare` for a call that nothing watches."""
+    plan, given = prepare(i)
+    of, dtype = plan.extent, i.z.dtype
+    # A call of nothing is Python's: it has no engine to be fast.
+    if nodes.compiled is not None and of.rows and of.moments:
+        kept = (of.tape, moments_on_tape(of, dtype.itemsize), of.packed)
+        moves, is_double = of.substeps > 0, dtype == torch.float64
+        plan.compiled = nodes.compiled.Plan(is_double, plan.sizes, moves, of.tangent, of.log_det, *kept, plan.plain)
+    return plan, given
 
 
 def fits(plan: Plan, given: Given) -> bool:

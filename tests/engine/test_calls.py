@@ -240,10 +240,10 @@ def test_other_parameters_take_the_place_of_the_banks() -> None:
 def test_a_named_backend_is_asked() -> None:
     z, bank = _rows().requires_grad_(), _bank()
     for _ in range(2):
-        assert "FieldBackward" in type(potential_field(z, 0.5, bank).u.grad_fn).__name__
-        assert "FieldBackward" not in type(potential_field(z, 0.5, bank, backend="reference").u.grad_fn).__name__
+        assert "FieldBackward" in potential_field(z, 0.5, bank).u.grad_fn.name()
+        assert "FieldBackward" not in potential_field(z, 0.5, bank, backend="reference").u.grad_fn.name()
         with ffrl_fast.use_backend("reference"):
-            assert "FieldBackward" not in type(potential_field(z, 0.5, bank).u.grad_fn).__name__
+            assert "FieldBackward" not in potential_field(z, 0.5, bank).u.grad_fn.name()
 
 
 def test_a_conditioning_of_ones_own_is_asked() -> None:

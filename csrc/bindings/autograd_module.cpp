@@ -1,0 +1,515 @@
+// The extension module ffrl_fast._autograd: the cpu operators as nodes of autograd's graph, compiled for one version of
+// torch.
+//
+// It does what the torch.autograd.Functions of ffrl_fast/native/field.py and loss.py do where nothing watches a call,
+// in half the time that Python takes for it at a few rows, and leaves to them what is not plain: a backward that is to
+// be differentiated, cotangents of another class, saved tensors that hooks have moved.
+#include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <pybind11/pybind11.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "engine.hpp"
+#include "problem_reader.hpp"
+
+namespace ffrl::bindings {
+namespace {
+
+using at::Tensor;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+using Int = std::int64_t;
+
+// The tensors of a call, and which of them are differentiable, as ffrl_fast/native/problem.py orders them.
+enum Place { kZ, kT, kTheta, kTau, kDtau, kForceTheta, kForceTau, kIndex, kGates, kTangent, kPlaces };
+constexpr std::array kDifferentiable{kZ, kT, kTheta, kTau, kDtau, kForceTheta, kForceTau, kGates, kTangent};
+constexpr std::size_t kGradients = kDifferentiable.size();
+using Given = std::array<Tensor, kPlaces>;
+using Wanted = std::array<bool, kGradients>;
+
+// Those of the outputs that have cotangents, in the order of ffrl_fast/native/field.py; log_det comes before kMotion.
+enum Output { kU, kDt, kResidual, kHvp, kRowSum, kMotion, kOutputs };
+using Cotangent = std::array<Tensor, kOutputs>;
+
+/// As _LARGE of ffrl_fast/native/problem.py.
+constexpr Int kLarge = 128 << 10;
+
+const Engine* engine = nullptr;
+
+/// What Python's side does for a backward that is not plain. Kept for as long as the process lives.
+PyObject *watched_backward = nullptr, *watched_scaled = nullptr;
+
+/// Where calls add their phases' times to, and how many threads that has records for; null: nothing is timed.
+PhaseRecord* phase_records = nullptr;
+int recorded_threads = 0;
+
+struct DropWithGil {
+  void operator()(PyObject* object) const {
+    if (!Py_IsInitialized()) return;
+    const py::gil_scoped_acquire gil;
+    Py_DECREF(object);
+  }
+};
+
+/// All of a call but its tensors, as ffrl_fast/native/plan.py has it. Of at least one row and one moment.
+class Plan {
+ public:
+  Plan(bool is_double, const py::tuple& sizes, bool moves, bool tangent, bool log_det, Int tape, Int taped, Int packed,
+       const py::tuple& plain)
+      : dtype(is_double ? at::kDouble : at::kFloat),
+        moves(moves),
+        tangent(tangent),
+        log_det(log_det),
+        tape(tape),
+        taped(taped),
+        packed(packed),
+        plain_(plain.inc_ref().ptr()) {
+    if (is_double)
+      problem_ = read_sizes<double>(sizes);
+    else
+      problem_ = read_sizes<float>(sizes);
+  }
+
+  /// Calls f with the problem of these tensors.
+  template <class F>
+  auto with(const Given& given, F&& f) const {
+    return std::visit(
+        [&]<class T>(Problem<T> p) {
+          const auto address = [&](Place place) {
+            return given[place].defined() ? static_cast<const T*>(given[place].const_data_ptr()) : nullptr;
+          };
+          p.threads = at::get_num_threads();
+          if (phase_records) p.threads = std::min(p.threads, recorded_threads);
+          p.phases = phase_records;
+          p.z = address(kZ);
+          p.t = address(kT);
+          p.potential.theta = address(kTheta);
+          p.potential.tau = address(kTau);
+          p.potential.dtau = address(kDtau);
+          p.force.theta = address(kForceTheta);
+          p.force.tau = address(kForceTau);
+          p.index = given[kIndex].defined() ? given[kIndex].const_data_ptr<Int>() : nullptr;
+          p.gates = address(kGates);
+          p.tangent = address(kTangent);
+          check_times(p);
+          return f(std::as_const(p));
+        },
+        problem_);
+  }
+
+  /// Calls f with the problem's sizes; its addresses are null.
+  template <class F>
+  auto sizes(F&& f) const {
+    return std::visit(f, problem_);
+  }
+
+  /// Whether tensors that went through hooks of autograd lie as the sizes say.
+  bool fits(const Given& given) const {
+    const Tensor& z = given[kZ];
+    const Int stride = sizes([](const auto& p) { return p.z_stride; });
+    if (z.stride(0) != stride || (z.size(1) != 1 && z.stride(1) != 1)) return false;
+    for (std::size_t i = 1; i < given.size(); ++i)
+      if (given[i].defined() && !given[i].is_contiguous()) return false;
+    return true;
+  }
+
+  py::handle plain() const { return plain_.get(); }
+
+  const at::ScalarType dtype;
+  const bool moves, tangent, log_det;
+  const Int tape;    // elements for one moment
+  const Int taped;   // moments on a tape
+  const Int packed;  // elements
+
+ private:
+  std::variant<Problem<float>, Problem<double>> problem_;
+  std::unique_ptr<PyObject, DropWithGil> plain_;
+};
+
+/// Of given sizes, not filled; a large one from the blocks that the engine keeps between calls.
+Tensor room_of(at::IntArrayRef sizes, at::ScalarType dtype) {
+  const Int bytes = c10::multiply_integers(sizes) * static_cast<Int>(c10::elementSize(dtype));
+  if (bytes < kLarge) return Tensor(at::detail::empty_cpu(sizes, dtype));
+  Block* const block = engine->new_block(static_cast<std::size_t>(bytes));
+  return at::from_blob(
+      block->data(), sizes, [block](void*) { engine->delete_block(block); }, at::TensorOptions().dtype(dtype));
+}
+
+Tensor room_like(const Tensor& x) { return room_of(x.sizes(), x.scalar_type()); }
+
+template <class T>
+T* data(const Tensor& x) {
+  return x.defined() ? static_cast<T*>(x.mutable_data_ptr()) : nullptr;
+}
+
+/// Room for the gradients that are wanted, others undefined. Cleared where the engine writes only a part of it.
+std::array<Tensor, kGradients> room_for_gradients(const Plan& plan, const Given& given, const Wanted& wanted) {
+  const bool row_times = plan.sizes([](const auto& p) { return p.row_times; });
+  std::array<Tensor, kGradients> found;
+  for (std::size_t i = 0; i < kGradients; ++i) {
+    const Place place = kDifferentiable[i];
+    if (!wanted[i] || !given[place].defined()) continue;
+    const bool conditioning = place == kTau || place == kDtau || place == kForceTau;
+    // Each row reaches its own gates and the conditioning of its own potential only.
+    found[i] = room_like(given[place]);
+    if (place == kGates || (row_times && conditioning)) found[i].zero_();
+  }
+  return found;
+}
+
+template <class T>
+Gradients<T> addresses(const std::array<Tensor, kGradients>& of) {
+  return {data<T>(of[0]), data<T>(of[1]), data<T>(of[2]), data<T>(of[3]), data<T>(of[4]),
+          data<T>(of[5]), data<T>(of[6]), data<T>(of[7]), data<T>(of[8])};
+}
+
+/// Whether the engine may read a tensor's memory, and nobody wants to see that: a strided tensor of the CPU, of no
+/// subclass, in no function transform, not negated, without a tangent of forward mode.
+bool is_plain(const Tensor& x) {
+  constexpr c10::DispatchKeySet usual({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
+                                       c10::DispatchKey::AutocastCPU, c10::DispatchKey::ADInplaceOrView});
+  return !x.defined() || ((x.key_set().raw_repr() & ~usual.raw_repr()) == 0 && !x._fw_grad(0).defined());
+}
+
+template <class Tensors>
+bool are_plain(const Tensors& of) {
+  return std::all_of(of.begin(), of.end(), is_plain);
+}
+
+/// Whether a backward must be seen by something: it is to be differentiated, or a mode or a transform is active.
+bool is_watched() {
+  return at::GradMode::is_enabled() || c10::impl::dispatch_mode_enabled() ||
+         c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+py::object wrap(const Tensor& x) {
+  if (!x.defined()) return py::none();
+  PyObject* const object = THPVariable_Wrap(x);
+  if (!object) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
+template <class Tensors>
+py::tuple wrap_all(const Tensors& of) {
+  py::tuple all(of.size());
+  std::size_t i = 0;
+  for (const Tensor& x : of) all[i++] = wrap(x);
+  return all;
+}
+
+/// The tensor, or an undefined one of None.
+Tensor unwrap(py::handle object) {
+  if (object.is_none()) return {};
+  if (!THPVariable_Check(object.ptr())) throw py::type_error("expected a tensor or None");
+  return THPVariable_Unpack(object.ptr());
+}
+
+Given unwrap_given(const py::tuple& from) {
+  if (from.size() != kPlaces) throw py::value_error("expected ten tensors");
+  Given given;
+  for (std::size_t i = 0; i < kPlaces; ++i) given[i] = unwrap(PyTuple_GET_ITEM(from.ptr(), i));
+  return given;
+}
+
+bool requires_grad(const Tensor& x) { return x.defined() && x.requires_grad(); }
+
+/// The field at one moment or the path along it; given its cotangents, the gradients of what was given to it.
+class FieldNode final : public Node {
+ public:
+  FieldNode(std::shared_ptr<const Plan> plan, const Given& given) : plan_(std::move(plan)) {
+    for (std::size_t i = 0; i < kPlaces; ++i) given_[i] = SavedVariable(given[i], false);
+  }
+
+  /// What the forward sweep leaves; once its outputs have this node for their history.
+  void save(const Tensor& motion, const Tensor& tape, const Tensor& packed) {
+    if (plan_->moves) path_ = SavedVariable(motion, true);
+    tape_ = SavedVariable(tape, false);
+    packed_ = SavedVariable(packed, false);
+  }
+
+  std::string name() const override { return "FFRLFieldBackward"; }
+
+  void release_variables() override {
+    const std::lock_guard lock(mutex_);
+    for (SavedVariable& x : given_) x.reset_data();
+    for (SavedVariable* const x : {&path_, &tape_, &packed_}) x->reset_data();
+  }
+
+  variable_list apply(variable_list&& bars) override {
+    const std::lock_guard lock(mutex_);
+    variable_list result(kGradients);
+    Given given;
+    for (std::size_t i = 0; i < kPlaces; ++i) given[i] = given_[i].unpack();
+    const Tensor path = path_.unpack(getptr()), tape = tape_.unpack(), packed = packed_.unpack();
+    Cotangent bar;
+    std::move(bars.begin(), bars.end(), bar.begin());
+    if (std::none_of(bar.begin(), bar.end(), [](const Tensor& x) { return x.defined(); })) return result;
+    Wanted wanted;
+    for (std::size_t i = 0; i < kGradients; ++i) wanted[i] = task_should_compute_output(i);
+
+    const std::array kept{path, tape, packed};
+    const bool direct = !is_watched() && are_plain(given) && are_plain(bar) && are_plain(kept) && plan_->fits(given);
+    if (!direct) return leave_to_python(given, bar, kept, wanted);
+    for (Tensor& x : bar)
+      if (x.defined()) x = x.contiguous();
+    const auto gradients = room_for_gradients(*plan_, given, wanted);
+    plan_->with(given, [&]<class T>(const Problem<T>& p) {
+      const Saved<T> saved{data<T>(path), data<T>(tape), plan_->taped, data<T>(packed)};
+      const T* const motion = data<T>(bar[kMotion]);
+      const Cotangents<T> cotangents{data<T>(bar[kU]),
+                                     data<T>(bar[kDt]),
+                                     data<T>(bar[kResidual]),
+                                     data<T>(bar[kHvp]),
+                                     data<T>(bar[kRowSum]),
+                                     plan_->moves ? nullptr : motion,
+                                     plan_->moves ? motion : nullptr};
+      engine->calls<T>().backward(p, saved, cotangents, addresses<T>(gradients));
+    });
+    std::copy(gradients.begin(), gradients.end(), result.begin());
+    return result;
+  }
+
+ private:
+  variable_list leave_to_python(const Given& given, const Cotangent& bar, const std::array<Tensor, 3>& kept,
+                                const Wanted& wanted) const {
+    const py::gil_scoped_acquire gil;
+    py::list flags;
+    for (const bool x : wanted) flags.append(x);
+    const py::tuple found =
+        py::handle(watched_backward)(plan_->plain(), wrap_all(given), wrap_all(bar), wrap_all(kept), flags);
+    variable_list result(kGradients);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < kGradients; ++i)
+      if (wanted[i]) result[i] = unwrap(found[next++]);
+    return result;
+  }
+
+  std::shared_ptr<const Plan> plan_;
+  std::array<SavedVariable, kPlaces> given_;
+  SavedVariable path_, tape_, packed_;
+};
+
+/// A loss whose gradients came with its value: they times its cotangent.
+class LossNode final : public Node {
+ public:
+  /// places: for each edge the gradient that belongs to it, or −1. leaves: what is differentiated; only to be nodes of
+  /// the graph of a second derivative, whose error must be raised.
+  LossNode(const std::vector<Tensor>& gradients, std::array<int, kGradients + 1> places, std::vector<Tensor> leaves)
+      : places_(places), leaves_(std::move(leaves)) {
+    for (const Tensor& x : gradients) gradients_.emplace_back(x, false);
+  }
+
+  std::string name() const override { return "FFRLHJLossBackward"; }
+
+  void release_variables() override {
+    const std::lock_guard lock(mutex_);
+    for (SavedVariable& x : gradients_) x.reset_data();
+    leaves_.clear();
+  }
+
+  variable_list apply(variable_list&& bars) override {
+    const std::lock_guard lock(mutex_);
+    std::vector<Tensor> gradients;
+    for (const SavedVariable& x : gradients_) gradients.push_back(x.unpack());
+    variable_list result(places_.size());
+    const Tensor& bar = bars.at(0);
+    if (!bar.defined()) return result;
+    // The gradients themselves are handed out once: a graph that is kept gives each backward its own.
+    const bool first = std::exchange(first_, false);
+    if (is_watched() || !is_plain(bar) || !are_plain(gradients))
+      gradients = leave_to_python(bar, gradients, first);
+    else if (!first || bar.item<double>() != 1)
+      for (Tensor& x : gradients) {
+        Tensor to = room_like(x);
+        x = at::mul_out(to, x, bar);
+      }
+    for (std::size_t i = 0; i < places_.size(); ++i)
+      if (places_[i] >= 0 && task_should_compute_output(i)) result[i] = gradients[static_cast<std::size_t>(places_[i])];
+    return result;
+  }
+
+ private:
+  std::vector<Tensor> leave_to_python(const Tensor& bar, const std::vector<Tensor>& gradients, bool first) const {
+    const py::gil_scoped_acquire gil;
+    std::vector<Tensor> saved = gradients;
+    saved.insert(saved.end(), leaves_.begin(), leaves_.end());
+    const py::tuple found = py::handle(watched_scaled)(wrap(bar), wrap_all(saved), gradients.size(), first);
+    std::vector<Tensor> scaled;
+    for (const py::handle x : found) scaled.push_back(unwrap(x));
+    return scaled;
+  }
+
+  std::array<int, kGradients + 1> places_;
+  std::vector<SavedVariable> gradients_;
+  std::vector<Tensor> leaves_;
+  bool first_ = true;
+};
+
+torch::autograd::edge_list edges(const Given& given) {
+  torch::autograd::edge_list all;
+  for (const Place place : kDifferentiable)
+    all.push_back(requires_grad(given[place]) ? torch::autograd::impl::gradient_edge(given[place])
+                                              : torch::autograd::Edge());
+  return all;
+}
+
+bool any_requires_grad(const Given& given) {
+  return at::GradMode::is_enabled() && std::any_of(kDifferentiable.begin(), kDifferentiable.end(),
+                                                   [&](Place place) { return requires_grad(given[place]); });
+}
+
+/// u, dt, residual, hvp, row_sum, log_det, motion; None where not asked for.
+py::tuple field(const std::shared_ptr<const Plan>& plan, const py::tuple& from) {
+  const Given given = unwrap_given(from);
+  const bool keep = any_requires_grad(given);
+  Tensor log_det, tape, packed;
+  Cotangent out;
+  plan->with(given, [&]<class T>(const Problem<T>& p) {
+    const auto make = [&](at::IntArrayRef sizes) { return room_of(sizes, plan->dtype); };
+    const Int rows = p.rows, dim = p.potential.shape.dim, of_steps[] = {p.steps(), rows};
+    const at::IntArrayRef by_row = plan->moves ? at::IntArrayRef(of_steps) : at::IntArrayRef(&rows, 1);
+    out[kU] = make(by_row);
+    out[kDt] = make(by_row);
+    if (p.residual) out[kResidual] = make(by_row);
+    if (plan->tangent) out[kHvp] = make({rows, dim});
+    if (p.row_sum) out[kRowSum] = make(by_row);
+    if (plan->log_det) log_det = make(by_row);
+    out[kMotion] = plan->moves ? make({p.moments + 1, rows, dim}) : make({rows, dim});
+    if (keep) {
+      tape = make({plan->tape * plan->taped});
+      packed = make({plan->packed});
+    }
+    Outputs<T> to;
+    to.u = data<T>(out[kU]);
+    to.dt = data<T>(out[kDt]);
+    to.residual = data<T>(out[kResidual]);
+    to.hvp = data<T>(out[kHvp]);
+    to.row_sum = data<T>(out[kRowSum]);
+    to.log_det = data<T>(log_det);
+    (plan->moves ? to.path : to.grad) = data<T>(out[kMotion]);
+    to.tape = data<T>(tape);
+    to.taped = keep ? plan->taped : 0;
+    to.packed = data<T>(packed);
+    const py::gil_scoped_release release;
+    engine->calls<T>().forward(p, to);
+  });
+  if (keep) {
+    const auto node = c10::make_intrusive<FieldNode>(plan, given);
+    node->set_next_edges(edges(given));
+    for (const Tensor& x : out) torch::autograd::set_history(x, node);
+    node->save(out[kMotion], tape, packed);
+  }
+  return py::make_tuple(wrap(out[kU]), wrap(out[kDt]), wrap(out[kResidual]), wrap(out[kHvp]), wrap(out[kRowSum]),
+                        wrap(log_det), wrap(out[kMotion]));
+}
+
+/// The value of the loss; its gradients go to `gradients` and `d_weight`, where they are defined.
+Tensor run_loss(const Plan& plan, const Given& given, const Tensor& weight,
+                const std::array<Tensor, kGradients>& gradients, const Tensor& d_weight) {
+  const Tensor value = room_of({}, plan.dtype);
+  plan.with(given, [&]<class T>(const Problem<T>& p) {
+    double sum = 0;
+    const Loss<T> loss{data<T>(weight), &sum, data<T>(d_weight)};
+    const auto to = addresses<T>(gradients);
+    {
+      const py::gil_scoped_release release;
+      engine->calls<T>().loss(p, loss, to);
+    }
+    *data<T>(value) = static_cast<T>(sum);
+  });
+  return value;
+}
+
+/// weight as the engine reads it.
+Tensor read_weight(py::handle from) {
+  const Tensor weight = unwrap(from);
+  return weight.defined() ? weight.resolve_neg().contiguous() : weight;
+}
+
+/// The loss, or None where nothing requires a gradient.
+py::object hj_loss(const std::shared_ptr<const Plan>& plan, const py::tuple& from, py::handle of_weight) {
+  const Given given = unwrap_given(from);
+  const Tensor weight = read_weight(of_weight);
+  const bool of_weights = at::GradMode::is_enabled() && requires_grad(weight);
+  if (!of_weights && !any_requires_grad(given)) return py::none();
+
+  Wanted wanted;
+  for (std::size_t i = 0; i < kGradients; ++i) wanted[i] = requires_grad(given[kDifferentiable[i]]);
+  const auto found = room_for_gradients(*plan, given, wanted);
+  const Tensor d_weight = of_weights ? room_like(weight) : Tensor();
+  const Tensor value = run_loss(*plan, given, weight, found, d_weight);
+
+  std::array<int, kGradients + 1> places;
+  std::vector<Tensor> gradients, leaves;
+  const auto add = [&](std::size_t edge, const Tensor& gradient, const Tensor& leaf) {
+    places[edge] = gradient.defined() ? static_cast<int>(gradients.size()) : -1;
+    if (!gradient.defined()) return;
+    gradients.push_back(gradient);
+    leaves.push_back(leaf);
+  };
+  for (std::size_t i = 0; i < kGradients; ++i) add(i, found[i], given[kDifferentiable[i]]);
+  add(kGradients, d_weight, weight);
+  auto to = edges(given);
+  to.push_back(of_weights ? torch::autograd::impl::gradient_edge(weight) : torch::autograd::Edge());
+  const auto node = c10::make_intrusive<LossNode>(gradients, places, std::move(leaves));
+  node->set_next_edges(std::move(to));
+  torch::autograd::set_history(value, node);
+  return wrap(value);
+}
+
+/// The value of the loss and its gradients of z, theta, the force's theta and gates, None where these are not given.
+py::tuple value_and_grad(const std::shared_ptr<const Plan>& plan, const py::tuple& from, py::handle of_weight) {
+  const Given given = unwrap_given(from);
+  constexpr Wanted wanted{true, false, true, false, false, true, false, true, false};
+  const auto gradients = room_for_gradients(*plan, given, wanted);
+  const Tensor value = run_loss(*plan, given, read_weight(of_weight), gradients, Tensor());
+  return py::make_tuple(wrap(value), wrap(gradients[0]), wrap(gradients[2]), wrap(gradients[5]), wrap(gradients[7]));
+}
+
+}  // namespace
+}  // namespace ffrl::bindings
+
+PYBIND11_MODULE(_autograd, m) {
+  using namespace ffrl::bindings;
+  m.doc() = "Autograd's nodes of ffrl_fast, compiled for one version of torch.";
+  engine = py::module_::import("ffrl_fast._core").attr("engine").cast<py::capsule>().get_pointer<const Engine>();
+  py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan").def(
+      py::init<bool, const py::tuple&, bool, bool, bool, Int, Int, Int, const py::tuple&>());
+  m.def("field", field);
+  m.def("hj_loss", hj_loss);
+  m.def("value_and_grad", value_and_grad);
+  m.def(
+      "leave_to",
+      [](const py::function& backward, const py::function& scaled) {
+        watched_backward = backward.inc_ref().ptr();
+        watched_scaled = scaled.inc_ref().ptr();
+      },
+      "What does a backward that is not plain: of a field, and the scaling of a loss's gradients.");
+  m.def(
+      "record",
+      [](Address records, int threads) {
+        phase_records = reinterpret_cast<ffrl::PhaseRecord*>(records);
+        recorded_threads = threads;
+      },
+      "Where calls add their phases' times to, one record a thread; 0: nothing is timed.");
+}
