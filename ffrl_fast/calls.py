@@ -23,11 +23,6 @@ _MOST = 1024
 _NONE = Selection(-1, None, None)
 
 
-def _ready(x: Tensor) -> bool:
-    """Whether the engine reads it where it lies."""
-    return type(x) in native.PLAIN and x.is_cpu and x.layout is torch.strided and x.is_contiguous() and not x.is_neg()
-
-
 def _given(
     z: Tensor,
     times: Tensor,
@@ -36,19 +31,14 @@ def _given(
     gates: Tensor | None,
     force: PotentialBank | None,
     tangent: Tensor | None,
-) -> native.Given | None:
-    """The tensors of a call that can go by a plan; not yet checked.
+) -> tuple[native.Given, Hashable] | None:
+    """The tensors of a call that can go by a plan, not yet checked; and all of them that a plan depends on.
 
     None for others: on another device, watched by something, or with a conditioning of the user's.
     """
     # As bank.theta, which takes half a microsecond, unless it is no plain parameter.
     theta = bank._parameters.get("theta")
-    if theta is None or bank.has_own_conditioning or not native.is_direct(z, theta, times):
-        return None
-    # As _ready, but that rows may lie any stride apart.
-    if not (z.is_cpu and z.layout is torch.strided and theta.is_cpu and theta.is_contiguous() and times.is_cpu):
-        return None
-    if z.is_neg() or theta.is_neg() or times.is_neg() or not times.is_contiguous():
+    if theta is None or bank.has_own_conditioning:
         return None
     force_theta = of_rows = None
     if force is not None:
@@ -61,30 +51,21 @@ def _given(
         of_rows = index
     elif index is not None and type(index) is not int:
         return None
-    if not (of_rows is None and gates is None and tangent is None and force is None):
-        for x in (of_rows, gates, tangent, force_theta):
-            if x is not None and not _ready(x):
-                return None
-    return z, times, theta, None, None, force_theta, None, of_rows, gates, tangent
+    given = (z, times, theta, None, None, force_theta, None, of_rows, gates, tangent)
+    described = native.describe(given)
+    return None if described is None else (given, described)
 
 
 def _signature(
-    given: native.Given,
-    bank: PotentialBank,
-    index: int | Tensor | None,
-    force: PotentialBank | None,
-    *plain: Hashable,
+    described: Hashable, bank: PotentialBank, index: int | Tensor | None, force: PotentialBank | None, *plain: Hashable
 ) -> Hashable:
     """All that the checks, the choice of a backend and a plan look at."""
-    z, times, theta, _, _, force_theta, _, of_rows, gates, tangent = given
     shape = bank.shape
-    of_bank = (bank.num_potentials, shape.dim, shape.native, theta.shape, theta.dtype)
-    common = (*plain, *of_bank, z.shape, z.stride(), z.dtype, times.shape, times.dtype)
-    if of_rows is None and gates is None and tangent is None and force is None:
-        return (*common, index)
-    others = [None if x is None else (x.shape, x.dtype) for x in (of_rows, gates, tangent, force_theta)]
-    of_force = None if force is None else (force.num_potentials, force.shape.dim, force.shape.native)
-    return (*common, index if of_rows is None else None, *others, of_force)
+    common = (*plain, described, bank.num_potentials, shape.dim, shape.native)
+    if force is None:
+        return (*common, index if type(index) is int else None)
+    of_force = (force.num_potentials, force.shape.dim, force.shape.native)
+    return (*common, index if type(index) is int else None, of_force)
 
 
 def _as_before(signature: Hashable, given: native.Given, call: Call) -> Backend | None:
@@ -140,8 +121,9 @@ def checked(
             times = (t if t.dim() else t.reshape(1)) if t.dim() <= 1 and t.numel() == 1 else None
         elif (type(t) is float or type(t) is int) and isinstance(z, Tensor):
             times = torch.full((1,), float(t), dtype=z.dtype, device=z.device)
-        if times is not None and (given := _given(z, times, bank, index, gates, force, tangent)) is not None:
-            signature = _signature(given, bank, index, force, operator, residual)
+        if times is not None and (found := _given(z, times, bank, index, gates, force, tangent)) is not None:
+            given, described = found
+            signature = _signature(described, bank, index, force, operator, residual)
             call = Call(z, times, bank, _NONE, force, tangent, residual)
             if (before := _as_before(signature, given, call)) is not None:
                 return before, call
@@ -172,10 +154,11 @@ def checked_path(
     signature = None
     # With a gradient determinants come from a call each.
     if not chosen_by_name(backend) and not log_det:
-        given = _given(z0, moments, bank, index, gates, force, None)
-        if given is not None:
+        found = _given(z0, moments, bank, index, gates, force, None)
+        if found is not None:
+            given, described = found
             plain = ("integrate", residual, row_sum, motion.substeps, motion.step)
-            signature = _signature(given, bank, index, force, *plain)
+            signature = _signature(described, bank, index, force, *plain)
             call = Call(z0, moments, bank, _NONE, force, None, residual, row_sum)
             if (before := _as_before(signature, given, call)) is not None:
                 return before, call

@@ -13,6 +13,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <pybind11/pybind11.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -184,22 +185,26 @@ Gradients<T> addresses(const std::array<Tensor, kGradients>& of) {
 }
 
 /// Whether the engine may read a tensor's memory, and nobody wants to see that: a strided tensor of the CPU, of no
-/// subclass, in no function transform, not negated, without a tangent of forward mode.
+/// subclass, in no function transform, not negated.
 bool is_plain(const Tensor& x) {
   constexpr c10::DispatchKeySet usual({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
                                        c10::DispatchKey::AutocastCPU, c10::DispatchKey::ADInplaceOrView});
-  return !x.defined() || ((x.key_set().raw_repr() & ~usual.raw_repr()) == 0 && !x._fw_grad(0).defined());
+  return !x.defined() || (x.key_set().raw_repr() & ~usual.raw_repr()) == 0;
 }
 
+/// Likewise, of a backward's; a tangent of forward mode would be dropped.
 template <class Tensors>
 bool are_plain(const Tensors& of) {
-  return std::all_of(of.begin(), of.end(), is_plain);
+  return std::all_of(of.begin(), of.end(),
+                     [](const Tensor& x) { return is_plain(x) && !(x.defined() && x._fw_grad(0).defined()); });
 }
 
 /// Whether a backward must be seen by something: it is to be differentiated, or a mode or a transform is active.
 bool is_watched() {
+  constexpr c10::DispatchKeySet transforms(
+      {c10::DispatchKey::FuncTorchDynamicLayerFrontMode, c10::DispatchKey::FuncTorchDynamicLayerBackMode});
   return at::GradMode::is_enabled() || c10::impl::dispatch_mode_enabled() ||
-         c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+         c10::impl::tls_local_dispatch_key_set().included_.has_any(transforms);
 }
 
 py::object wrap(const Tensor& x) {
@@ -229,6 +234,48 @@ Given unwrap_given(const py::tuple& from) {
   Given given;
   for (std::size_t i = 0; i < kPlaces; ++i) given[i] = unwrap(PyTuple_GET_ITEM(from.ptr(), i));
   return given;
+}
+
+/// Python's answer, from a thread of autograd's. Its errors go as torch's own nodes throw them: kept with the
+/// exception, which may end in a thread without the GIL.
+template <class... Args>
+std::vector<Tensor> ask(PyObject* function, const Args&... args) {
+  try {
+    const py::tuple found = py::handle(function)(args...);
+    std::vector<Tensor> tensors;
+    for (const py::handle x : found) tensors.push_back(unwrap(x));
+    return tensors;
+  } catch (py::error_already_set& error) {
+    error.restore();
+    python_error kept;
+    kept.persist();
+    throw std::move(kept);
+  }
+}
+
+/// The sizes and dtypes of a call's tensors, and the strides of z, as bytes; None where one is not a tensor that the
+/// engine reads where it lies.
+py::object describe(const py::tuple& from) {
+  std::array<Int, 64> numbers;
+  std::size_t count = 0;
+  const auto put = [&](at::IntArrayRef of) {
+    if (count + of.size() > numbers.size()) return false;
+    count = static_cast<std::size_t>(std::copy(of.begin(), of.end(), numbers.begin() + count) - numbers.begin());
+    return true;
+  };
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    PyObject* const object = PyTuple_GET_ITEM(from.ptr(), i);
+    if (object == Py_None) {
+      if (!put({Int{-1}})) return py::none();
+      continue;
+    }
+    if (!THPVariable_CheckExact(object)) return py::none();
+    const Tensor& x = THPVariable_Unpack(object);
+    if (!is_plain(x) || !x.is_cpu() || !(i == kZ || x.is_contiguous())) return py::none();
+    if (!put({static_cast<Int>(x.scalar_type()), x.dim()}) || !put(x.sizes())) return py::none();
+    if (i == kZ && !put(x.strides())) return py::none();
+  }
+  return py::bytes(reinterpret_cast<const char*>(numbers.data()), count * sizeof(Int));
 }
 
 bool requires_grad(const Tensor& x) { return x.defined() && x.requires_grad(); }
@@ -295,12 +342,11 @@ class FieldNode final : public Node {
     const py::gil_scoped_acquire gil;
     py::list flags;
     for (const bool x : wanted) flags.append(x);
-    const py::tuple found =
-        py::handle(watched_backward)(plan_->plain(), wrap_all(given), wrap_all(bar), wrap_all(kept), flags);
+    const auto found = ask(watched_backward, plan_->plain(), wrap_all(given), wrap_all(bar), wrap_all(kept), flags);
     variable_list result(kGradients);
-    std::size_t next = 0;
+    auto next = found.begin();
     for (std::size_t i = 0; i < kGradients; ++i)
-      if (wanted[i]) result[i] = unwrap(found[next++]);
+      if (wanted[i]) result[i] = *next++;
     return result;
   }
 
@@ -336,7 +382,7 @@ class LossNode final : public Node {
     if (!bar.defined()) return result;
     // The gradients themselves are handed out once: a graph that is kept gives each backward its own.
     const bool first = std::exchange(first_, false);
-    if (is_watched() || !is_plain(bar) || !are_plain(gradients))
+    if (is_watched() || !are_plain(std::array{bar}) || !are_plain(gradients))
       gradients = leave_to_python(bar, gradients, first);
     else if (!first || bar.item<double>() != 1)
       for (Tensor& x : gradients) {
@@ -353,10 +399,7 @@ class LossNode final : public Node {
     const py::gil_scoped_acquire gil;
     std::vector<Tensor> saved = gradients;
     saved.insert(saved.end(), leaves_.begin(), leaves_.end());
-    const py::tuple found = py::handle(watched_scaled)(wrap(bar), wrap_all(saved), gradients.size(), first);
-    std::vector<Tensor> scaled;
-    for (const py::handle x : found) scaled.push_back(unwrap(x));
-    return scaled;
+    return ask(watched_scaled, wrap(bar), wrap_all(saved), gradients.size(), first);
   }
 
   std::array<int, kGradients + 1> places_;
@@ -492,9 +535,22 @@ py::tuple value_and_grad(const std::shared_ptr<const Plan>& plan, const py::tupl
 PYBIND11_MODULE(_autograd, m) {
   using namespace ffrl::bindings;
   m.doc() = "Autograd's nodes of ffrl_fast, compiled for one version of torch.";
+  // Errors of torch, and Python's from hooks of saved tensors, as torch would hand them on; others are pybind11's to
+  // know.
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
+    if (!thrown) return;
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const python_error&) {
+      torch::translate_exception_to_python(thrown);
+    } catch (const c10::Error&) {
+      torch::translate_exception_to_python(thrown);
+    }
+  });
   engine = py::module_::import("ffrl_fast._core").attr("engine").cast<py::capsule>().get_pointer<const Engine>();
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan").def(
       py::init<bool, const py::tuple&, bool, bool, bool, Int, Int, Int, const py::tuple&>());
+  m.def("describe", describe);
   m.def("field", field);
   m.def("hj_loss", hj_loss);
   m.def("value_and_grad", value_and_grad);

@@ -48,13 +48,17 @@ class BankGradients {
         if (sums.fresh) return;
         const auto put = [written](std::int64_t n, const T* x, T* y) { written ? add(n, x, y) : copy(n, x, y); };
         const std::int64_t units = to - from;
+        // Rows of the padded sums to rows of theta; at once where nothing is padded.
+        const auto put_rows = [&](std::int64_t n, std::int64_t padded_n, const T* x, T* y) {
+          if (n == padded_n) return put(units * n, x, y);
+          for (std::int64_t row = 0; row < units; ++row) put(n, x + row * padded_n, y + row * n);
+        };
         put(units, sums.b_in + from, theta + at.b_in + from);
         put(units, sums.w_out + from, theta + at.w_out + from);
-        for (std::int64_t n = from; n < to; ++n) put(d, sums.w_in + n * dp, theta + at.w_in + n * d);
+        put_rows(d, dp, sums.w_in + from * dp, theta + at.w_in + from * d);
         for (std::int64_t i = 0; i < l; ++i) {
           if (i > 0) put(units, sums.b_hid + i * hp + from, theta + at.b_hid + i * h + from);
-          for (std::int64_t n = from; n < to; ++n)
-            put(h, sums.w_hid + (i * h + n) * hp, theta + at.w_hid + (i * h + n) * h);
+          put_rows(h, hp, sums.w_hid + (i * h + from) * hp, theta + at.w_hid + (i * h + from) * h);
         }
         if (from == 0) {
           put(1, sums.b_out, theta + at.b_out);

@@ -25,7 +25,8 @@ struct RowScratch {
     const std::int64_t dp = padded<T>(p.potential.shape.dim), rows = kTileRows;
     const std::int64_t potential = p.potential.shape.width, force = p.force ? p.force.shape.width : 0;
     const std::int64_t hp = padded<T>(potential > force ? potential : force);
-    for (T** tile : {&z, &grad, &one_grad, &grad_bar, &lambda, &d_z, &one_d_z}) *tile = memory.take<T>(rows * dp);
+    for (T** tile : {&own_z, &own_grad, &one_grad, &own_grad_bar, &lambda, &own_d_z, &one_d_z})
+      *tile = memory.take<T>(rows * dp);
     for (T** tile : {&tau, &dtau, &d_tau, &d_dtau}) *tile = memory.take<T>(p.row_times ? rows * hp : 0);
     for (T** row : {&u, &dt, &residual, &force_value, &one_dt, &u_bar, &dt_bar, &residual_bar, &force_bar, &no_bar,
                     &gate, &d_gate})
@@ -35,13 +36,18 @@ struct RowScratch {
     for (T** tile : {&tangent, &hvp, &one_hvp, &hvp_bar, &d_x, &one_d_x}) *tile = memory.take<T>(second);
     row_sum = memory.take<T>(p.row_sum ? rows : 0);
     q_dot = memory.take<T>(p.second_order() ? hp : 0);
+    z = own_z;
+    grad = own_grad;
+    grad_bar = own_grad_bar;
+    d_z = own_d_z;
   }
 
   /// The padding of what is gathered, which meets zero weights and must be finite; the rest is written before it is
   /// read.
   void clear(const Problem<T>& p) {
     const std::int64_t dim = p.potential.shape.dim, dp = padded<T>(dim);
-    for (T* tile : {z, grad_bar, lambda, d_z, p.second_order() ? tangent : z, p.second_order() ? hvp_bar : z})
+    for (T* tile :
+         {own_z, own_grad_bar, lambda, own_d_z, p.second_order() ? tangent : own_z, p.second_order() ? hvp_bar : own_z})
       for (std::int64_t r = 0; r < kTileRows; ++r)
         for (std::int64_t d = dim; d < dp; ++d) tile[r * dp + d] = T(0);
     // One direction for all rows lies in the tile's first.
@@ -52,7 +58,11 @@ struct RowScratch {
 
   // (rows, Dp): the rows; ∇u of the mixture and of one potential; cotangents; dL/dz of a path, of a moment, of a
   // network
-  T *z, *grad, *one_grad, *grad_bar, *lambda, *d_z, *one_d_z;
+  T *own_z, *own_grad, *one_grad, *own_grad_bar, *lambda, *own_d_z, *one_d_z;
+  // where the rows of this job and the cotangent of ∇u are read, ∇u without a residual and dL/dz written: in the
+  // caller's memory where it is laid out as a tile
+  const T *z, *grad_bar;
+  T *grad, *d_z;
   // (rows, Hp), used where every row has its own time
   T *tau, *dtau, *d_tau, *d_dtau;
   // (rows,)
@@ -307,8 +317,30 @@ class Engine {
       copy(n, from + s_.row(job.first + r) * stride, tile + r * padded<T>(n));
   }
 
+  /// Whether the job's rows, `stride` apart, lie one after another as in a tile.
+  bool lies_as_tile(const T* rows, std::int64_t stride) const {
+    return stride == dim_padded() && s_.order.empty() && reinterpret_cast<std::uintptr_t>(rows) % 64 == 0;
+  }
+
+  /// The rows of z: where they lie, or copied.
+  void take_rows(const Job& job, RowScratch<T>& rows) const {
+    if (lies_as_tile(p_.z, p_.z_stride)) {
+      rows.z = p_.z + job.first * p_.z_stride;
+      return;
+    }
+    rows.z = rows.own_z;
+    gather(job, p_.z, p_.z_stride, dim(), rows.own_z);
+  }
+
+  /// Where the job's rows of `all` (B, D) lie, if they lie as in a tile; else the tile given.
+  template <class Pointer>
+  Pointer in_place(const Job& job, Pointer all, Pointer tile) const {
+    return all && lies_as_tile(all, dim()) ? all + job.first * dim() : tile;
+  }
+
+  /// Nothing to do for a tile that lies where it belongs.
   void scatter(const Job& job, const T* tile, T* to) const {
-    if (!to) return;
+    if (!to || tile == to + job.first * dim()) return;
     for (std::int64_t r = 0; r < job.count; ++r)
       copy(dim(), tile + r * dim_padded(), to + s_.row(job.first + r) * dim());
   }
@@ -507,9 +539,10 @@ class Engine {
   }
 
   /// The backward sweep of one evaluation, whose activations are kept: from the cotangents in t.rows (of u, ∂_t u, the
-  /// residual and ∇u, which it overwrites) to t.rows.d_z and the sums of the parameter gradients.
+  /// residual and ∇u, which it overwrites) to t.rows.d_z and the sums of the parameter gradients. Where there is no
+  /// cotangent of ∇u nothing need be in its place, but with a residual it is written.
   void differentiate(Team& team, const Job& job, std::int64_t moment, Thread& t, const Kept& keep,
-                     const Gradients<T>& grads, bool derivatives, bool residual, bool second) const {
+                     const Gradients<T>& grads, bool derivatives, bool residual, bool second, bool grad_bar) const {
     RowScratch<T>& rows = t.rows;
     const std::int64_t many = potentials_per_row(p_);
     const bool force = residual && p_.force;
@@ -525,9 +558,11 @@ class Engine {
         rows.dt_bar[r] += bar;
         rows.force_bar[r] = force ? 2 * bar * rows.force_value[r] : T(0);
         const T* grad = kept_grad(keep) + r * dim_padded();
-        T* grad_bar = rows.grad_bar + r * dim_padded();
-        for (std::int64_t d = 0; d < dim_padded(); d += kLanes<T>)
-          store(grad_bar + d, load(grad_bar + d) + bar * load(grad + d));
+        T* to = rows.own_grad_bar + r * dim_padded();
+        if (grad_bar)
+          for (std::int64_t d = 0; d < dim_padded(); d += kLanes<T>) store(to + d, load(to + d) + bar * load(grad + d));
+        else
+          for (std::int64_t d = 0; d < dim_padded(); d += kLanes<T>) store(to + d, bar * load(grad + d));
       }
     for (std::int64_t i = 0; i < many; ++i) {
       const std::int64_t k = job.potential + i, slot = job.slot + i;
@@ -598,11 +633,16 @@ class Engine {
 
   void forward_job(Team& team, const Job& job, Thread& t, const Outputs<T>& out) const {
     RowScratch<T>& rows = t.rows;
-    gather(job, p_.z, p_.z_stride, dim(), rows.z);
+    take_rows(job, rows);
     gather_tangent(job, rows);
-    if (out.path) scatter(job, rows.z, out.path);
+    if (out.path) {
+      scatter(job, rows.z, out.path);
+      if (rows.z != rows.own_z) copy(job.count * dim(), rows.z, rows.own_z);
+      rows.z = rows.own_z;
+    }
     for (std::int64_t moment = 0; moment < p_.moments; ++moment) {
       const Kept keep = kept(out.tape, out.taped, job, moment, rows);
+      rows.grad = in_place(job, out.grad, rows.own_grad);
       const T* grad = evaluate(team, job, moment, t, keep);
       if (recorded(moment)) {
         const std::int64_t at = moment / p_.substeps * p_.rows;
@@ -625,8 +665,8 @@ class Engine {
       scatter(job, grad, out.grad);
       scatter(job, rows.hvp, out.hvp);
       if (out.path) {
-        add_rows(job, p_.step, grad, rows.z);
-        scatter(job, rows.z, out.path + (moment + 1) * p_.rows * dim());
+        add_rows(job, p_.step, grad, rows.own_z);
+        scatter(job, rows.own_z, out.path + (moment + 1) * p_.rows * dim());
       }
     }
   }
@@ -642,12 +682,13 @@ class Engine {
         __builtin_memset(tile, 0, job.count * dim_padded() * sizeof(T));
     };
     gather_tangent(job, rows);
+    if (!saved.path) rows.d_z = in_place(job, grads.z, rows.own_d_z);
     if (saved.path) gather_or_clear(bar.path ? bar.path + p_.moments * layer : nullptr, rows.lambda);
     for (std::int64_t moment = p_.moments - 1; moment >= 0; --moment) {
       if (saved.path)
-        gather(job, saved.path + moment * layer, dim(), dim(), rows.z);
+        gather(job, saved.path + moment * layer, dim(), dim(), rows.own_z);
       else
-        gather(job, p_.z, p_.z_stride, dim(), rows.z);
+        take_rows(job, rows);
       const Kept keep = kept(saved.tape, saved.taped, job, moment, rows);
       if (!on_tape(saved.taped, moment)) evaluate(team, job, moment, t, keep);
 
@@ -658,14 +699,15 @@ class Engine {
       row_cotangent(bar.u, rows.u_bar);
       row_cotangent(bar.dt, rows.dt_bar);
       row_cotangent(bar.residual, rows.residual_bar);
-      gather_or_clear(bar.grad, rows.grad_bar);
-      if (saved.path) add_rows(job, p_.step, rows.lambda, rows.grad_bar);
+      const bool residual = bar.residual && here, second = bar.hvp || bar.row_sum, grad = bar.grad || saved.path;
+      rows.grad_bar = residual || saved.path ? rows.own_grad_bar : in_place<const T*>(job, bar.grad, rows.own_grad_bar);
+      if (rows.grad_bar == rows.own_grad_bar && (grad || !residual)) gather_or_clear(bar.grad, rows.own_grad_bar);
+      if (saved.path) add_rows(job, p_.step, rows.lambda, rows.own_grad_bar);
 
-      const bool residual = bar.residual && here, second = bar.hvp || bar.row_sum;
       if (bar.hvp) gather(job, bar.hvp, dim(), dim(), rows.hvp_bar);
       if (bar.row_sum) row_sum_cotangent(job, bar.row_sum + moment / p_.substeps * p_.rows, kept_hvp(keep), rows);
       const bool derivatives = saved.path || bar.grad || residual || (bar.dt && here);
-      differentiate(team, job, moment, t, keep, grads, derivatives, residual, second);
+      differentiate(team, job, moment, t, keep, grads, derivatives, residual, second, grad);
       if (grads.tangent && !p_.tangent_shared) {
         if (!second) __builtin_memset(rows.d_x, 0, job.count * dim_padded() * sizeof(T));
         scatter(job, rows.d_x, grads.tangent);
@@ -673,7 +715,7 @@ class Engine {
       if (!saved.path) continue;
       add_rows(job, T(1), rows.d_z, rows.lambda);
       if (bar.path) {
-        gather(job, bar.path + moment * layer, dim(), dim(), rows.d_z);
+        gather(job, bar.path + moment * layer, dim(), dim(), rows.own_d_z);
         add_rows(job, T(1), rows.d_z, rows.lambda);
       }
     }
@@ -682,7 +724,8 @@ class Engine {
 
   void loss_job(Team& team, const Job& job, Thread& t, const Loss<T>& loss, const Gradients<T>& grads) const {
     RowScratch<T>& rows = t.rows;
-    gather(job, p_.z, p_.z_stride, dim(), rows.z);
+    take_rows(job, rows);
+    rows.d_z = in_place(job, grads.z, rows.own_d_z);
     const Kept keep = kept(nullptr, 0, job, 0, rows);
     evaluate(team, job, 0, t, keep);
     double sum = 0;
@@ -696,14 +739,13 @@ class Engine {
       if (loss.d_weight) loss.d_weight[row] = share * residual * residual;
     }
     t.loss += sum;
-    __builtin_memset(rows.grad_bar, 0, job.count * dim_padded() * sizeof(T));
-    differentiate(team, job, 0, t, keep, grads, true, true, false);
+    differentiate(team, job, 0, t, keep, grads, true, true, false, false);
     scatter(job, rows.d_z, grads.z);
   }
 
   void curvature_job(Team& team, const Job& job, Thread& t, const Curvature<T>& out) const {
     RowScratch<T>& rows = t.rows;
-    gather(job, p_.z, p_.z_stride, dim(), rows.z);
+    take_rows(job, rows);
     const Kept keep = kept(nullptr, 0, job, 0, rows);
     for (std::int64_t i = 0; i < potentials_per_row(p_); ++i) {
       const std::int64_t k = job.potential + i;

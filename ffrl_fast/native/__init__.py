@@ -13,10 +13,10 @@ The backward of the backward is not native. It raises an error that says so; a s
 be worse than none.
 """
 
-from ffrl_fast.native.dispatch import PLAIN, is_direct
+from ffrl_fast.native.dispatch import is_direct
 from ffrl_fast.native.field import Evaluated, evaluate, evaluate_directly
 from ffrl_fast.native.loss import hj_loss, hj_loss_directly, hj_value_and_grad, hj_value_and_grad_directly
-from ffrl_fast.native.plan import Plan, kept_sizes, numbers, prepare, prepare_direct, record_phases
+from ffrl_fast.native.plan import Plan, describe, kept_sizes, numbers, prepare, prepare_direct, record_phases
 from ffrl_fast.native.problem import DIFFERENTIABLE, Given, Inputs, release_memory
 from ffrl_fast.native.second_order import HESSIAN, LAPLACIAN, LOG_DET, curvature
 
@@ -25,12 +25,12 @@ __all__ = [
     "HESSIAN",
     "LAPLACIAN",
     "LOG_DET",
-    "PLAIN",
     "Evaluated",
     "Given",
     "Inputs",
     "Plan",
     "curvature",
+    "describe",
     "evaluate",
     "evaluate_directly",
     "hj_loss",

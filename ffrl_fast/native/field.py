@@ -289,6 +289,7 @@ class _DirectField(torch.autograd.Function):
         *given, path, tape, packed = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
         bars = (*cotangents[:_LOG_DET], cotangents[_MOTION])
+        check_cotangents(bars)
         if all([x is None for x in bars]):
             return (None, None, None, *[None for _ in needed])
         asked = iter(needed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ffrl_fast import _core
 from ffrl_fast.native import nodes
+from ffrl_fast.native.dispatch import is_direct
 from ffrl_fast.native.problem import NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
 
 _FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
@@ -173,6 +174,27 @@ def prepare_direct(i: Inputs) -> tuple[Plan, Given]:
         moves, is_double = of.substeps > 0, dtype == torch.float64
         plan.compiled = nodes.compiled.Plan(is_double, plan.sizes, moves, of.tangent, of.log_det, *kept, plan.plain)
     return plan, given
+
+
+def _is_ready(x: Tensor) -> bool:
+    """Whether the engine reads it where it lies, but for its strides."""
+    return x.is_cpu and x.layout is torch.strided and not x.is_neg()
+
+
+def describe(given: tuple[Any, ...]) -> Hashable | None:
+    """All that a plan depends on of the tensors of a call, in the order of Given: sizes, dtypes and the strides of z.
+
+    None where something watches, or one is not a tensor that the engine reads where it lies.
+    """
+    if nodes.compiled is not None:
+        described: bytes | None = nodes.compiled.describe(given) if is_direct() else None
+        return described
+    if not is_direct(*given) or not all([x is None or _is_ready(x) for x in given]):
+        return None
+    z, *others = given
+    if not all([x is None or x.is_contiguous() for x in others]):
+        return None
+    return z.stride(), *[None if x is None else (x.shape, x.dtype) for x in given]
 
 
 def fits(plan: Plan, given: Given) -> bool:

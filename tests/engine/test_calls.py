@@ -16,6 +16,8 @@ import ffrl_fast
 from cases import Case, cases, make
 from ffrl_fast import PotentialBank, calls, hj_loss, hj_residual, integrate, potential_field, value_and_grad
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_nodes")
+
 
 @pytest.fixture(autouse=True)
 def _no_plans() -> Iterator[None]:

@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ffrl_fast import PotentialBank, hj_loss, hj_residual, integrate, laplacian, potential_field, value_and_grad
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_nodes")
+
 
 def _bank(potentials: int = 1, dim: int = 5, seed: int = 0, **choices: Any) -> PotentialBank:
     torch.manual_seed(seed)
