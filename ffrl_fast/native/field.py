@@ -298,7 +298,7 @@ class _DirectField(torch.autograd.Function):
         if direct and not torch.is_grad_enabled() and fits(plan, given):
             found = _run_field_backward(plan, tuple(given), bars, path, tape, packed, wanted)
         else:
-            found = watched_backward(plan.plain, given, bars, (path, tape, packed), wanted)
+            found = list(watched_backward(plan.plain, given, bars, (path, tape, packed), wanted))
         left = iter(found)
         return (None, None, None, *[next(left) if need else None for need in needed])
 

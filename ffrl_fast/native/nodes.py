@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -26,7 +26,7 @@ def _why_not() -> str | None:
     return None
 
 
-def _load() -> tuple[ModuleType | None, str]:
+def _load() -> tuple[Any, str]:
     """The module, and in words which nodes are used."""
     forced, why_not = os.environ.get("FFRL_FAST_NODES", ""), _why_not()
     if forced and forced not in _CHOICES:
