@@ -3,7 +3,7 @@
 //
 // It does what the torch.autograd.Functions of ffrl_fast/native/field.py and loss.py do where nothing watches a call,
 // in half the time that Python takes for it at a few rows, and leaves to them what is not plain: a backward that is to
-// be differentiated, cotangents of another class, saved tensors that hooks have moved.
+// be differentiated or traced, cotangents that are more than memory, saved tensors that hooks have moved.
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -18,6 +18,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include <array>
 #include <cmath>
@@ -129,9 +130,8 @@ class Plan {
     const Tensor& z = given[kZ];
     const Int stride = sizes([](const auto& p) { return p.z_stride; });
     if (z.stride(0) != stride || (z.size(1) != 1 && z.stride(1) != 1)) return false;
-    for (std::size_t i = 1; i < given.size(); ++i)
-      if (given[i].defined() && !given[i].is_contiguous()) return false;
-    return true;
+    return std::all_of(given.begin() + 1, given.end(),
+                       [](const Tensor& x) { return !x.defined() || x.is_contiguous(); });
   }
 
   py::handle plain() const { return plain_.get(); }
@@ -198,6 +198,8 @@ bool are_plain(const Tensors& of) {
   return std::all_of(of.begin(), of.end(),
                      [](const Tensor& x) { return is_plain(x) && !(x.defined() && x._fw_grad(0).defined()); });
 }
+
+bool is_contiguous(const Tensor& x) { return !x.defined() || x.is_contiguous(); }
 
 /// Whether a backward must be seen by something: it is to be differentiated, or a mode or a transform is active.
 bool is_watched() {
@@ -280,26 +282,82 @@ py::object describe(const py::tuple& from) {
 
 bool requires_grad(const Tensor& x) { return x.defined() && x.requires_grad(); }
 
+/// A tensor kept for the backward.
+class Kept {
+ public:
+  Kept() = default;
+  Kept(const Tensor& x, bool is_output) : variable_(x, is_output), hooked_(variable_.has_hooks()) {
+    if (!hooked_) return;
+    sizes_ = x.sizes().vec();
+    dtype_ = x.scalar_type();
+  }
+
+  /// Throws where a hook of saved tensors returned one that the engine could not read as the one that was saved.
+  Tensor unpack(c10::intrusive_ptr<Node> saved_for = {}) const {
+    const Tensor x = variable_.unpack(std::move(saved_for));
+    TORCH_CHECK(!hooked_ || (x.sizes() == sizes_ && x.scalar_type() == dtype_ && x.device().is_cpu()),
+                "hooks of saved tensors: expected a tensor as it was saved, ", dtype_, " of shape ",
+                at::IntArrayRef(sizes_), " on cpu, found ", x.scalar_type(), " of shape ", x.sizes(), " on ",
+                x.device());
+    return x;
+  }
+
+  bool hooked() const { return hooked_; }
+  void release() { variable_.reset_data(); }
+  const SavedVariable& variable() const { return variable_; }
+  SavedVariable& variable() { return variable_; }
+
+ private:
+  SavedVariable variable_;
+  bool hooked_ = false;
+  std::vector<Int> sizes_;  // where it has hooks
+  at::ScalarType dtype_ = at::kFloat;
+};
+
+using torch::dynamo::autograd::CompiledNodeArgs;
+using torch::dynamo::autograd::SwapSavedVariables;
+
 /// The field at one moment or the path along it; given its cotangents, the gradients of what was given to it.
 class FieldNode final : public Node {
  public:
   FieldNode(std::shared_ptr<const Plan> plan, const Given& given) : plan_(std::move(plan)) {
-    for (std::size_t i = 0; i < kPlaces; ++i) given_[i] = SavedVariable(given[i], false);
+    for (std::size_t i = 0; i < kPlaces; ++i) given_[i] = Kept(given[i], false);
   }
 
   /// What the forward sweep leaves; once its outputs have this node for their history.
   void save(const Tensor& motion, const Tensor& tape, const Tensor& packed) {
-    if (plan_->moves) path_ = SavedVariable(motion, true);
-    tape_ = SavedVariable(tape, false);
-    packed_ = SavedVariable(packed, false);
+    if (plan_->moves) path_ = Kept(motion, true);
+    tape_ = Kept(tape, false);
+    packed_ = Kept(packed, false);
   }
 
   std::string name() const override { return "FFRLFieldBackward"; }
 
   void release_variables() override {
     const std::lock_guard lock(mutex_);
-    for (SavedVariable& x : given_) x.reset_data();
-    for (SavedVariable* const x : {&path_, &tape_, &packed_}) x->reset_data();
+    for (Kept& x : given_) x.release();
+    for (Kept* const x : {&path_, &tape_, &packed_}) x->release();
+  }
+
+  void compiled_args(CompiledNodeArgs& args) const override {
+    for (const Kept& x : given_) args.collect(x.variable(), false);
+    args.collect(path_.variable(), true);
+    args.collect(tape_.variable(), false);
+    args.collect(packed_.variable(), false);
+    for (std::size_t i = 0; i < kGradients; ++i) args.collect(task_should_compute_output(i));
+    const py::gil_scoped_acquire gil;
+    args.collect(py::repr(plan_->plain()).cast<std::string>());
+  }
+
+  /// With tensors that are traced in place of the saved ones.
+  variable_list apply_with_saved(const variable_list& bars, SwapSavedVariables& saved) override {
+    std::vector<Kept*> all;
+    for (Kept& x : given_) all.push_back(&x);
+    all.insert(all.end(), {&path_, &tape_, &packed_});
+    for (Kept* const x : all) saved.before(x->variable());
+    variable_list result = apply(variable_list(bars));
+    for (Kept* const x : all) saved.after(x->variable());
+    return result;
   }
 
   variable_list apply(variable_list&& bars) override {
@@ -315,7 +373,8 @@ class FieldNode final : public Node {
     for (std::size_t i = 0; i < kGradients; ++i) wanted[i] = task_should_compute_output(i);
 
     const std::array kept{path, tape, packed};
-    const bool direct = !is_watched() && are_plain(given) && are_plain(bar) && are_plain(kept) && plan_->fits(given);
+    const bool direct = !is_watched() && are_plain(given) && are_plain(bar) && are_plain(kept) && plan_->fits(given) &&
+                        std::all_of(kept.begin(), kept.end(), is_contiguous);
     if (!direct) return leave_to_python(given, bar, kept, wanted);
     for (Tensor& x : bar)
       if (x.defined()) x = x.contiguous();
@@ -330,7 +389,11 @@ class FieldNode final : public Node {
                                      data<T>(bar[kRowSum]),
                                      plan_->moves ? nullptr : motion,
                                      plan_->moves ? motion : nullptr};
-      engine->calls<T>().backward(p, saved, cotangents, addresses<T>(gradients));
+      try {
+        engine->calls<T>().backward(p, saved, cotangents, addresses<T>(gradients));
+      } catch (const std::out_of_range& error) {  // an index changed since
+        TORCH_CHECK_INDEX(false, error.what());
+      }
     });
     std::copy(gradients.begin(), gradients.end(), result.begin());
     return result;
@@ -351,8 +414,8 @@ class FieldNode final : public Node {
   }
 
   std::shared_ptr<const Plan> plan_;
-  std::array<SavedVariable, kPlaces> given_;
-  SavedVariable path_, tape_, packed_;
+  std::array<Kept, kPlaces> given_;
+  Kept path_, tape_, packed_;
 };
 
 /// A loss whose gradients came with its value: they times its cotangent.
@@ -363,25 +426,45 @@ class LossNode final : public Node {
   LossNode(const std::vector<Tensor>& gradients, std::array<int, kGradients + 1> places, std::vector<Tensor> leaves)
       : places_(places), leaves_(std::move(leaves)) {
     for (const Tensor& x : gradients) gradients_.emplace_back(x, false);
+    // What hooks return may lie in memory that is theirs.
+    handed_out_ = std::any_of(gradients_.begin(), gradients_.end(), [](const Kept& x) { return x.hooked(); });
   }
 
   std::string name() const override { return "FFRLHJLossBackward"; }
 
   void release_variables() override {
     const std::lock_guard lock(mutex_);
-    for (SavedVariable& x : gradients_) x.reset_data();
+    for (Kept& x : gradients_) x.release();
     leaves_.clear();
+  }
+
+  void compiled_args(CompiledNodeArgs& args) const override {
+    for (const Kept& x : gradients_) args.collect(x.variable(), false);
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      args.collect(places_[i]);
+      args.collect(task_should_compute_output(i));
+    }
+  }
+
+  /// With tensors that are traced in place of the saved ones.
+  variable_list apply_with_saved(const variable_list& bars, SwapSavedVariables& saved) override {
+    for (Kept& x : gradients_) saved.before(x.variable());
+    // A cotangent that is traced does not know that it has one element.
+    const Tensor bar = bars.at(0).defined() ? bars[0].sum() : Tensor();
+    variable_list result = apply({bar});
+    for (Kept& x : gradients_) saved.after(x.variable());
+    return result;
   }
 
   variable_list apply(variable_list&& bars) override {
     const std::lock_guard lock(mutex_);
     std::vector<Tensor> gradients;
-    for (const SavedVariable& x : gradients_) gradients.push_back(x.unpack());
+    for (const Kept& x : gradients_) gradients.push_back(x.unpack());
     variable_list result(places_.size());
     const Tensor& bar = bars.at(0);
     if (!bar.defined()) return result;
     // The gradients themselves are handed out once: a graph that is kept gives each backward its own.
-    const bool first = std::exchange(first_, false);
+    const bool first = !std::exchange(handed_out_, true);
     if (is_watched() || !are_plain(std::array{bar}) || !are_plain(gradients))
       gradients = leave_to_python(bar, gradients, first);
     else if (!first || bar.item<double>() != 1)
@@ -403,9 +486,9 @@ class LossNode final : public Node {
   }
 
   std::array<int, kGradients + 1> places_;
-  std::vector<SavedVariable> gradients_;
+  std::vector<Kept> gradients_;
   std::vector<Tensor> leaves_;
-  bool first_ = true;
+  bool handed_out_;
 };
 
 torch::autograd::edge_list edges(const Given& given) {

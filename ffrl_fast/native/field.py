@@ -15,6 +15,7 @@ from ffrl_fast.native.dispatch import (
     check_cotangents,
     direct_apply,
     in_forward_mode,
+    in_transform,
     is_direct,
     needs_function,
     place_gradients,
@@ -25,7 +26,18 @@ from ffrl_fast.native.dispatch import (
     wanted_gradients,
     which_require_grad,
 )
-from ffrl_fast.native.plan import Extent, Plan, extent, fits, moments_on_tape, numbers, prepare, prepare_direct
+from ffrl_fast.native.plan import (
+    Extent,
+    Plan,
+    check_unpacked,
+    extent,
+    fits,
+    layout_of,
+    moments_on_tape,
+    numbers,
+    prepare,
+    prepare_direct,
+)
 from ffrl_fast.native.problem import (
     DIFFERENTIABLE,
     INPUTS,
@@ -115,12 +127,14 @@ def _run_field_backward(
             gradients[0].copy_(cotangents[-1][0])
         return only(gradients)
     bars = [contiguous(x) for x in cotangents]
+    # Hooks may have moved what was saved.
+    from_path, from_tape, from_packed = [contiguous(x) for x in (path, tape, packed)]
     u, dt, residual, hvp, row_sum, motion = addresses(bars)
     grad, path_bar = (0, motion) if of.substeps else (motion, 0)
     plan.backward(
         plan.sizes,
         numbers(given),
-        (address(path), tape.data_ptr(), _taped(of, tape), packed.data_ptr()),
+        (address(from_path), address(from_tape), _taped(of, from_tape), address(from_packed)),
         (u, dt, residual, hvp, row_sum, grad, path_bar),
         addresses(gradients),
     )
@@ -213,7 +227,9 @@ class _Field(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         *_, motion, tape, packed = output
         path = motion if inputs[_SUBSTEPS] else None
-        ctx.save_for_backward(*inputs[:NUM_TENSORS], path, tape, packed)
+        saved = (*inputs[:NUM_TENSORS], path, tape, packed)
+        ctx.save_for_backward(*saved)
+        ctx.layout = None if in_transform() else layout_of(saved)
         ctx.plain = inputs[NUM_TENSORS:NUM_INPUTS]
         ctx.mark_non_differentiable(output[_LOG_DET], tape, packed)
         ctx.set_materialize_grads(False)
@@ -221,6 +237,8 @@ class _Field(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, path, tape, packed = ctx.saved_tensors
+        if ctx.layout is not None and not in_transform():
+            check_unpacked(ctx.saved_tensors, ctx.layout)
         wanted = wanted_gradients(ctx, inputs)
         bars = (*cotangents[:_LOG_DET], cotangents[_MOTION])
         check_cotangents(bars)
@@ -279,6 +297,7 @@ class _DirectField(torch.autograd.Function):
         path = outputs[_MOTION] if plan.extent.substeps else None
         ctx.save_for_backward(*given, path, tape, packed)
         ctx.plan, ctx.wanted = plan, wanted
+        ctx.layout = (*plan.layout, *layout_of((path, tape, packed)))
         if plan.extent.log_det:
             ctx.mark_non_differentiable(outputs[_LOG_DET])
         ctx.set_materialize_grads(False)
@@ -286,7 +305,9 @@ class _DirectField(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        *given, path, tape, packed = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        check_unpacked(saved, ctx.layout)
+        *given, path, tape, packed = saved
         needed = ctx.needs_input_grad[3:]
         bars = (*cotangents[:_LOG_DET], cotangents[_MOTION])
         check_cotangents(bars)

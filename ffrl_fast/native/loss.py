@@ -129,6 +129,8 @@ class _HJLoss(torch.autograd.Function):
         ctx.count, ctx.wanted = len(gradients), inputs[NUM_INPUTS + 1]
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
+        if not torch.compiler.is_compiling():
+            ctx.handed_out = _has_hooks()
 
     @staticmethod
     def backward(ctx: Any, value_bar: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -156,10 +158,15 @@ class _ScaledGradients(FirstOrderOnly):
         return tuple(value_bar * x for x in args[:count])
 
 
+def _has_hooks() -> bool:
+    """Whether what is saved now goes through hooks: what they return may lie in memory that is theirs."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def _is_first(ctx: Any) -> bool:
-    """Whether this is the first backward through the node."""
-    first = not getattr(ctx, "gone_through", False)
-    ctx.gone_through = True
+    """Whether the gradients of the node may be handed out: by its first backward, and not where they had hooks."""
+    first = not getattr(ctx, "handed_out", True)
+    ctx.handed_out = True
     return first
 
 
@@ -169,7 +176,7 @@ def _scaled(value_bar: Tensor, saved: Tensors, count: int, first: bool) -> Tenso
     They themselves are handed out by the ``first`` backward alone: a graph that is kept gives each its own.
     """
     if torch.is_grad_enabled():
-        scaled: Tensors = _ScaledGradients.apply(value_bar, count, *saved)
+        scaled: Tensors = apply_function(_ScaledGradients, (value_bar, count, *saved))
         return scaled
     gradients = saved[:count]
     if not is_direct(value_bar) or is_batched(value_bar):
@@ -187,7 +194,10 @@ class _DirectHJLoss(torch.autograd.Function):
         ctx: Any, plan: Plan, given: Given, weight: Tensor | None, wanted: list[bool], *leaves: Tensor
     ) -> Tensor:
         value, gradients = _loss_and_gradients(plan, given, weight, wanted)
-        ctx.save_for_backward(*gradients, *leaves)
+        ctx.save_for_backward(*gradients)
+        # To be differentiated a second time, which is an error that must be raised; they may be changed in place.
+        ctx.leaves = leaves
+        ctx.handed_out = _has_hooks()
         ctx.set_materialize_grads(False)
         return value
 
@@ -195,7 +205,9 @@ class _DirectHJLoss(torch.autograd.Function):
     def backward(ctx: Any, value_bar: Tensor | None) -> tuple[Tensor | None, ...]:
         count = len(ctx.needs_input_grad) - 4
         gradients = (
-            (None,) * count if value_bar is None else _scaled(value_bar, ctx.saved_tensors, count, _is_first(ctx))
+            (None,) * count
+            if value_bar is None
+            else _scaled(value_bar, (*ctx.saved_tensors, *ctx.leaves), count, _is_first(ctx))
         )
         return (None, None, None, None, *gradients)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,6 +105,14 @@ def extent(i: Inputs) -> Extent:
     return Extent(rows, dim, i.moments, i.substeps, i.residual, tangent, i.row_sum, i.log_det, *kept_sizes(i))
 
 
+#: Shapes and dtypes.
+Layout = tuple[tuple[torch.Size, torch.dtype] | None, ...]
+
+
+def layout_of(tensors: Iterable[Tensor | None]) -> Layout:
+    return tuple([None if x is None else (x.shape, x.dtype) for x in tensors])
+
+
 @dataclass(slots=True)
 class Plan:
     """All of a call but its tensors. Calls whose tensors have the same sizes, strides and dtype share it."""
@@ -113,6 +121,7 @@ class Plan:
     extent: Extent
     row_times: bool
     sizes: tuple[int | float, ...]  # as csrc/bindings/module.cpp reads them
+    layout: Layout  # of the tensors
     forward: Callable[..., None]
     backward: Callable[..., None]
     loss: Callable[..., None]
@@ -161,7 +170,7 @@ def prepare(i: Inputs) -> tuple[Plan, Given]:
     if i.force_theta is not None:
         sizes += (i.force_theta.shape[1], 1 if i.force_tau is None else i.force_tau.shape[0], dim, *i.shape[4:])
     given: Any = (z, *[contiguous(x) for x in i.tensors[1:]])
-    return Plan(i[NUM_TENSORS:], extent(i), i.row_times, sizes, *_ENTRIES[z.dtype]), given
+    return Plan(i[NUM_TENSORS:], extent(i), i.row_times, sizes, layout_of(given), *_ENTRIES[z.dtype]), given
 
 
 def prepare_direct(i: Inputs) -> tuple[Plan, Given]:
@@ -197,8 +206,22 @@ def describe(given: tuple[Any, ...]) -> Hashable | None:
     return z.stride(), *[None if x is None else (x.shape, x.dtype) for x in given]
 
 
+def check_unpacked(tensors: Iterable[Tensor | None], layout: Layout) -> None:
+    """A hook of saved tensors may return anything; the engine would read it as what was saved."""
+    for x, saved in zip(tensors, layout, strict=True):
+        if saved is None:
+            continue
+        found = None if x is None else (x.shape, x.dtype)
+        if found != saved or (x is not None and x.device.type != "cpu"):
+            is_ = "None" if x is None else f"{x.dtype} of shape {list(x.shape)} on {x.device}"
+            raise RuntimeError(
+                f"hooks of saved tensors: expected a tensor as it was saved, {saved[1]} of shape {list(saved[0])} on "
+                f"cpu, found {is_}"
+            )
+
+
 def fits(plan: Plan, given: Given) -> bool:
-    """Whether tensors that went through hooks of autograd lie as the plan says."""
+    """Whether tensors that went through hooks of autograd, :func:`check_unpacked`, lie as the plan says."""
     z, others = given[0], given[1:]
     if z.stride(0) != plan.sizes[_Z_STRIDE] or (z.shape[1] != 1 and z.stride(1) != 1):
         return False

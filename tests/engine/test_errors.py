@@ -14,7 +14,7 @@ import torch
 
 import ffrl_fast
 from cases import Case, make
-from ffrl_fast import PotentialBank, hj_residual, integrate, log_det, potential_field
+from ffrl_fast import PotentialBank, hj_loss, hj_residual, integrate, log_det, potential_field
 from ffrl_fast.backends.interface import OPERATORS
 
 
@@ -241,19 +241,27 @@ def _views(x: torch.Tensor) -> dict[str, torch.Tensor]:
         "strided": wide[1:-1, 2 : 2 + 2 * x.shape[1] : 2],
         "offset": offset[:, 3:-2],
         "reversed twice": x.flip(0).flip(0),
+        "off the cache line": torch.cat((torch.zeros(1, dtype=x.dtype), x.flatten()))[1:].view_as(x),
     }
 
 
-@pytest.mark.parametrize("view", ["transposed", "strided", "offset", "reversed twice"])
-def test_views_give_the_same_bits(view: str, backend: str) -> None:
-    inputs = make(Case(100, 13, 22, 1, 3, "gates", per_row_time=True, force=True))
+@pytest.mark.parametrize("dim", [13, 16])
+@pytest.mark.parametrize("view", ["transposed", "strided", "offset", "reversed twice", "off the cache line"])
+def test_views_give_the_same_bits(view: str, dim: int, backend: str) -> None:
+    """Rows of whole vectors are read, and their gradients written, in place."""
+    inputs = make(Case(100, dim, 22, 1, 3, "gates", per_row_time=True, force=True))
     z, gates = inputs.z.detach(), inputs.selection["gates"].detach()
 
     def run(z: torch.Tensor, t: torch.Tensor, gates: torch.Tensor) -> list[torch.Tensor]:
         z = z.detach().requires_grad_() if z.is_contiguous() else z.requires_grad_()
         out = hj_residual(z, t, inputs.bank, force=inputs.force, gates=gates, backend=backend)
         total = sum((o * c).sum() for o, c in zip(out, inputs.cotangents, strict=True))
-        return [*out, *torch.autograd.grad(total, (z, inputs.bank.theta))]
+        loss = hj_loss(z, t, inputs.bank, force=inputs.force, gates=gates, backend=backend)
+        field = potential_field(z, t, inputs.bank, gates=gates, backend=backend)
+        found = [*out, *field[:3], loss]
+        for scalar in (total, loss, (field.grad * inputs.cotangents[2]).sum()):
+            found += torch.autograd.grad(scalar, (z, inputs.bank.theta))
+        return found
 
     t = inputs.t.detach()
     seen = run(_views(z)[view].detach(), torch.stack((t, t), 1)[:, 1], _views(gates)[view].detach())

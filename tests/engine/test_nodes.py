@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 from cases import Case, cases, make
@@ -86,6 +88,13 @@ def test_their_names() -> None:
     assert potential_field(z, 0.5, bank).u.grad_fn.name() == "FFRLFieldBackward"
     assert integrate(z, [0.5], bank).z.grad_fn.name() == "FFRLFieldBackward"
     assert hj_loss(z, 0.5, bank).grad_fn.name() == "FFRLHJLossBackward"
+
+
+CALLS: list[Callable[..., Tensor]] = [
+    lambda z, bank, **of: potential_field(z, 0.5, bank, **of).grad,
+    lambda z, bank, **of: integrate(z, [0.5, 1.0], bank, **of).z,
+    lambda z, bank, **of: hj_loss(z, 0.5, bank, **of),
+]
 
 
 @pytest.mark.usefixtures("each_kind_of_nodes")
@@ -166,14 +175,97 @@ class TestEach:
 
     @pytest.mark.parametrize("reentrant", [False, True])
     def test_checkpoints(self, reentrant: bool) -> None:
+        """Where a call of ours saves last, the one that computes again is ended by an exception of the hook."""
+        bank = PotentialBank(1, 5)
+        for run in (
+            lambda z: integrate(z, [0.5, 1.0], bank).z.square().sum() + hj_loss(z, 0.5, bank),
+            lambda z: hj_loss(potential_field(z, 0.5, bank).grad, 0.5, bank),
+            lambda z: potential_field(z, 0.5, bank).grad,
+            lambda z: integrate(z, [0.5, 1.0], bank).z,
+        ):
+            z = torch.randn(6, 5, requires_grad=True)
+            expected = torch.autograd.grad(run(z).sum(), (z, bank.theta))
+            bank.theta.grad = None
+            checkpoint(run, z, use_reentrant=reentrant).sum().backward()
+            torch.testing.assert_close((z.grad, bank.theta.grad), expected)
+
+    def test_errors_of_hooks_and_of_torch_arrive(self) -> None:
         z, bank = torch.randn(6, 5, requires_grad=True), PotentialBank(1, 5)
 
-        def run(z: Tensor) -> Tensor:
-            return integrate(z, [0.5, 1.0], bank).z.square().sum() + hj_loss(z, 0.5, bank)
+        def fail(x: Tensor) -> Tensor:
+            raise KeyError("of a hook")
 
-        expected = torch.autograd.grad(run(z), (z, bank.theta))
-        checkpoint(run, z, use_reentrant=reentrant).backward()
-        torch.testing.assert_close((z.grad, bank.theta.grad), expected)
+        for run in CALLS:
+            with torch.autograd.graph.saved_tensors_hooks(fail, fail), pytest.raises(KeyError, match="of a hook"):
+                run(z, bank)
+            with torch.autograd.graph.saved_tensors_hooks(lambda x: x, fail):
+                total = run(z, bank).sum()
+            with pytest.raises(KeyError, match="of a hook"):
+                total.backward()
+            with torch.inference_mode():
+                made_there = z * 1
+            if run is not CALLS[-1]:  # which does not keep its rows
+                with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward") as error:
+                    run(made_there, bank)
+                assert "frame #" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("pack", "unpack"),
+        [
+            (lambda x: x.transpose(0, -1).contiguous(), lambda x: x.transpose(0, -1)),
+            (lambda x: x.repeat_interleave(2, 0), lambda x: x[::2]),
+            (lambda x: -x, torch._neg_view),
+        ],
+    )
+    def test_hooks_that_move_what_was_kept(self, pack: Any, unpack: Any) -> None:
+        z, bank = torch.randn(6, 5, dtype=torch.float64, requires_grad=True), PotentialBank(1, 5, dtype=torch.float64)
+        for run in CALLS:
+            expected = torch.autograd.grad(run(z, bank).sin().sum(), (z, bank.theta))
+            with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+                out = run(z, bank)
+            torch.testing.assert_close(torch.autograd.grad(out.sin().sum(), (z, bank.theta)), expected)
+
+    @pytest.mark.parametrize("unpack", [Tensor.float, lambda x: x[:1], lambda x: x.to("meta"), lambda x: x.reshape(-1)])
+    def test_hooks_that_return_something_else(self, unpack: Any) -> None:
+        z, bank = torch.randn(6, 5, dtype=torch.float64, requires_grad=True), PotentialBank(2, 5, dtype=torch.float64)
+        for run in CALLS[:-1]:
+            with torch.autograd.graph.saved_tensors_hooks(lambda x: x, unpack):
+                out = run(z, bank, index=1)
+            with pytest.raises(RuntimeError, match="hooks of saved tensors: expected a tensor as it was saved"):
+                out.sum().backward()
+
+    def test_gradients_of_a_loss_whose_hooks_share_memory(self) -> None:
+        """Autograd adds to what it was given."""
+        for hooks in ((lambda x: x.numpy(), torch.from_numpy), (lambda x: x, lambda x: x)):
+            z, bank = torch.randn(6, 5, requires_grad=True), PotentialBank(1, 5)
+            once = torch.autograd.grad(hj_loss(z, 0.5, bank), (z, bank.theta))
+            with torch.autograd.graph.saved_tensors_hooks(*hooks):
+                loss = hj_loss(z, 0.5, bank)
+            for _ in range(4):
+                loss.backward(retain_graph=True)
+            torch.testing.assert_close((z.grad, bank.theta.grad), tuple(4 * x for x in once))
+
+    def test_an_input_of_a_loss_may_change(self) -> None:
+        """Its gradients are there before."""
+        z, bank = torch.randn(6, 5, requires_grad=True), PotentialBank(1, 5)
+        (expected,) = torch.autograd.grad(hj_loss(z, 0.5, bank), z)
+        rows = z * 1
+        loss = hj_loss(rows, 0.5, bank)
+        with torch.no_grad():
+            rows.zero_()
+        torch.testing.assert_close(torch.autograd.grad(loss, z)[0], expected)
+
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own reading
+    def test_compiled_autograd(self) -> None:
+        z, bank = torch.randn(6, 5, requires_grad=True), PotentialBank(2, 5)
+        for potential in (0, 1):
+            for run in CALLS:
+                expected = torch.autograd.grad(run(z, bank, index=potential).sin().sum(), (z, bank.theta))
+                z.grad = bank.theta.grad = None
+                total = run(z, bank, index=potential).sin().sum()
+                with compiled_autograd._enable(torch.compile(backend="eager")):
+                    total.backward()
+                torch.testing.assert_close((z.grad, bank.theta.grad), expected)
 
     def test_many_threads(self) -> None:
         z, bank = torch.randn(40, 16, requires_grad=True), PotentialBank(2, 16)
