@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -68,14 +69,15 @@ def interleave(
     least: int = 3,
     inner: int | None = None,
 ) -> dict[str, Timing]:
-    """Times ``calls`` in rounds A B C, B C A, … until each has ``most`` samples or has run for ``seconds``.
+    """Times ``calls`` in rounds, each in a new order, until each has ``most`` samples or has run for ``seconds``.
 
-    A call slower than ``seconds`` still gets ``least`` samples: slow rows are kept, not dropped. The garbage collector
-    runs between rounds and not within a sample. ``inner``: calls a sample; found, and all warmed up by it, where not
-    given.
+    What runs before a call leaves it the caches, full of its own data or of another's: an order that stayed would give
+    some a better neighbour than others. A call slower than ``seconds`` still gets ``least`` samples: slow rows are
+    kept, not dropped. The garbage collector runs between rounds and not within a sample. ``inner``: calls a sample;
+    found, and all warmed up by it, where not given.
     """
     timings = {name: Timing(calls_per_sample(call) if inner is None else inner) for name, call in calls.items()}
-    collecting = gc.isenabled()
+    order, collecting = random.Random(0), gc.isenabled()
     gc.disable()
     try:
         turn = 0
@@ -83,8 +85,7 @@ def interleave(
             due = [n for n, t in timings.items() if _wants_more(t, seconds, most, least)]
             if not due:
                 return timings
-            first = turn % len(due)
-            for name in due[first:] + due[:first]:
+            for name in order.sample(due, len(due)):
                 timings[name].add(calls[name])
             turn += 1
             if turn % 16 == 0:
