@@ -47,13 +47,18 @@ def register_autograd(name: str, function: Any) -> None:
     )
 
 
-PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = (Tensor, torch.nn.Parameter)
 # Looked up once: a call asks all of them.
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_tracing = torch._C._is_tracing
 _is_profiled = torch._C._autograd._profiler_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether it is a tensor of no other class than torch's own, and not a function transform's."""
+    return type(x) in _PLAIN and not _is_wrapped(x)
 
 
 def is_direct(*tensors: Tensor | None) -> bool:
@@ -71,7 +76,7 @@ def is_direct(*tensors: Tensor | None) -> bool:
     ):
         return False
     for x in tensors:  # noqa: SIM110 - a comprehension is one call more
-        if x is not None and (type(x) not in PLAIN or _is_wrapped(x)):
+        if x is not None and (type(x) not in _PLAIN or _is_wrapped(x)):
             return False
     return True
 

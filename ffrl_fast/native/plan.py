@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ffrl_fast import _core
 from ffrl_fast.native import nodes
-from ffrl_fast.native.dispatch import is_direct
+from ffrl_fast.native.dispatch import is_direct, is_plain
 from ffrl_fast.native.problem import NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
 
 _FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
@@ -185,11 +185,6 @@ def prepare_direct(i: Inputs) -> tuple[Plan, Given]:
     return plan, given
 
 
-def _is_ready(x: Tensor) -> bool:
-    """Whether the engine reads it where it lies, but for its strides."""
-    return x.is_cpu and x.layout is torch.strided and not x.is_neg()
-
-
 def describe(given: tuple[Any, ...]) -> Hashable | None:
     """All that a plan depends on of the tensors of a call, in the order of Given: sizes, dtypes and the strides of z.
 
@@ -198,12 +193,19 @@ def describe(given: tuple[Any, ...]) -> Hashable | None:
     if nodes.compiled is not None:
         described: bytes | None = nodes.compiled.describe(given) if is_direct() else None
         return described
-    if not is_direct(*given) or not all([x is None or _is_ready(x) for x in given]):
+    if not is_direct():
         return None
-    z, *others = given
-    if not all([x is None or x.is_contiguous() for x in others]):
-        return None
-    return z.stride(), *[None if x is None else (x.shape, x.dtype) for x in given]
+    sizes: list[tuple[torch.Size, torch.dtype] | None] = []
+    for x in given:
+        if x is None:
+            sizes.append(None)
+            continue
+        if not is_plain(x) or not x.is_cpu or x.layout is not torch.strided or x.is_neg():
+            return None
+        if sizes and not x.is_contiguous():  # z may lie at any strides
+            return None
+        sizes.append((x.shape, x.dtype))
+    return (given[0].stride(), *sizes)
 
 
 def check_unpacked(tensors: Iterable[Tensor | None], layout: Layout) -> None:
@@ -211,8 +213,7 @@ def check_unpacked(tensors: Iterable[Tensor | None], layout: Layout) -> None:
     for x, saved in zip(tensors, layout, strict=True):
         if saved is None:
             continue
-        found = None if x is None else (x.shape, x.dtype)
-        if found != saved or (x is not None and x.device.type != "cpu"):
+        if x is None or x.shape != saved[0] or x.dtype is not saved[1] or not x.is_cpu:
             is_ = "None" if x is None else f"{x.dtype} of shape {list(x.shape)} on {x.device}"
             raise RuntimeError(
                 f"hooks of saved tensors: expected a tensor as it was saved, {saved[1]} of shape {list(saved[0])} on "
