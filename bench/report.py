@@ -141,6 +141,7 @@ def plot(rows: list[Row], metadata: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     dims = _unique(r.dim for r in rows)
     figure, axes = plt.subplots(
@@ -167,6 +168,9 @@ def plot(rows: list[Row], metadata: dict[str, Any], path: Path) -> None:
         above.set_title(f"D = H = {dim}")
         below.set_xlabel("rows B")
         below.set_ylim(0, 1)
+        measured = sorted({r.rows for r in rows if r.dim == dim})
+        below.set_xticks(measured, [f"{n:,}" for n in measured], fontsize=8)
+        below.xaxis.set_minor_locator(NullLocator())
         for ax in (above, below):
             ax.grid(True, which="major", linewidth=0.5, alpha=0.5)
     axes[0][0].set_ylabel("milliseconds, median")
