@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+torch: str
+
 class Plan:
     def __init__(
         self,

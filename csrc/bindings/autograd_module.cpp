@@ -295,10 +295,11 @@ class Kept {
   /// Throws where a hook of saved tensors returned one that the engine could not read as the one that was saved.
   Tensor unpack(c10::intrusive_ptr<Node> saved_for = {}) const {
     const Tensor x = variable_.unpack(std::move(saved_for));
-    TORCH_CHECK(!hooked_ || (x.sizes() == sizes_ && x.scalar_type() == dtype_ && x.device().is_cpu()),
-                "hooks of saved tensors: expected a tensor as it was saved, ", dtype_, " of shape ",
-                at::IntArrayRef(sizes_), " on cpu, found ", x.scalar_type(), " of shape ", x.sizes(), " on ",
-                x.device());
+    TORCH_CHECK(
+        !hooked_ ||
+            (x.layout() == at::kStrided && x.sizes() == sizes_ && x.scalar_type() == dtype_ && x.device().is_cpu()),
+        "hooks of saved tensors: expected a tensor as it was saved, ", dtype_, " of shape ", at::IntArrayRef(sizes_),
+        " on cpu, found ", x.scalar_type(), " of shape ", x.sizes(), " on ", x.device());
     return x;
   }
 
@@ -313,6 +314,12 @@ class Kept {
   std::vector<Int> sizes_;  // where it has hooks
   at::ScalarType dtype_ = at::kFloat;
 };
+
+/// Compiled autograd traces with tensors of unknown sizes in place of what hooks return.
+void check_traceable(const Kept& x) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!x.hooked(),
+                              "compiled autograd through saved tensors with hooks: FFRL_FAST_NODES=python does it");
+}
 
 using torch::dynamo::autograd::CompiledNodeArgs;
 using torch::dynamo::autograd::SwapSavedVariables;
@@ -340,7 +347,10 @@ class FieldNode final : public Node {
   }
 
   void compiled_args(CompiledNodeArgs& args) const override {
-    for (const Kept& x : given_) args.collect(x.variable(), false);
+    for (const Kept& x : given_) {
+      check_traceable(x);
+      args.collect(x.variable(), false);
+    }
     args.collect(path_.variable(), true);
     args.collect(tape_.variable(), false);
     args.collect(packed_.variable(), false);
@@ -439,7 +449,14 @@ class LossNode final : public Node {
   }
 
   void compiled_args(CompiledNodeArgs& args) const override {
-    for (const Kept& x : gradients_) args.collect(x.variable(), false);
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
+                                "compiled autograd of hj_loss with create_graph=True: a second derivative would be "
+                                "lost; FFRL_FAST_NODES=python says so where one is asked for");
+    for (const Kept& x : gradients_) {
+      check_traceable(x);
+      args.collect(x.variable(), false);
+    }
+    for (const Tensor& x : leaves_) args.collect(x);
     for (std::size_t i = 0; i < places_.size(); ++i) {
       args.collect(places_[i]);
       args.collect(task_should_compute_output(i));
@@ -449,10 +466,12 @@ class LossNode final : public Node {
   /// With tensors that are traced in place of the saved ones.
   variable_list apply_with_saved(const variable_list& bars, SwapSavedVariables& saved) override {
     for (Kept& x : gradients_) saved.before(x.variable());
+    for (Tensor& x : leaves_) saved.before(x);
     // A cotangent that is traced does not know that it has one element.
     const Tensor bar = bars.at(0).defined() ? bars[0].sum() : Tensor();
     variable_list result = apply({bar});
     for (Kept& x : gradients_) saved.after(x.variable());
+    for (Tensor& x : leaves_) saved.after(x);
     return result;
   }
 
@@ -618,6 +637,7 @@ py::tuple value_and_grad(const std::shared_ptr<const Plan>& plan, const py::tupl
 PYBIND11_MODULE(_autograd, m) {
   using namespace ffrl::bindings;
   m.doc() = "Autograd's nodes of ffrl_fast, compiled for one version of torch.";
+  m.attr("torch") = FFRL_TORCH_VERSION;
   // Errors of torch, and Python's from hooks of saved tensors, as torch would hand them on; others are pybind11's to
   // know.
   py::register_local_exception_translator([](std::exception_ptr thrown) {

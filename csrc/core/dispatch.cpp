@@ -1,6 +1,7 @@
 #include "dispatch.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -88,19 +89,23 @@ const Schedule& planned(const Problem<T>& p, double products) {
 }
 
 // A tape is laid out by the shares of the rows. So the backward sweep must have those of the forward one, also where it
-// may use another number of threads: what is kept says how many, in a line ahead of the packed weights.
+// may use another number of threads: what is kept says how many, in a line ahead of the packed weights. As a number of
+// the type of the weights: hooks of saved tensors may keep them in another one for a while.
 
 template <class T>
 T* keep_shares(T* packed, std::int64_t shares) {
   std::memset(packed, 0, padded<T>(1) * sizeof(T));  // all of it: equal calls keep equal bits
-  std::memcpy(packed, &shares, sizeof shares);
+  packed[0] = static_cast<T>(shares);
   return packed + padded<T>(1);
 }
 
 template <class T>
-T* kept_shares(T* packed, std::int64_t& shares) {
-  std::memcpy(&shares, packed, sizeof shares);
-  return packed + padded<T>(1);
+int kept_shares(const Problem<T>& p, const T* packed) {
+  const T shares = packed[0], most = static_cast<T>(p.threads > p.rows ? p.threads : p.rows);
+  if (!(shares >= 1 && shares <= most && shares == std::floor(shares)))
+    throw std::runtime_error(
+        "hooks of saved tensors: expected what was saved, up to rounding, found something else in its place");
+  return static_cast<int>(shares);
 }
 
 }  // namespace
@@ -122,10 +127,9 @@ void forward(const Problem<T>& p, const Outputs<T>& out) {
 template <class T>
 void backward(const Problem<T>& p, const Saved<T>& saved, const Cotangents<T>& bar, const Gradients<T>& grads) {
   if (!saved.packed) return isa().template entry<T>().backward(p, planned(p, kBackward), saved, bar, grads);
-  std::int64_t shares;
   Saved<T> from = saved;
-  from.packed = kept_shares(saved.packed, shares);
-  isa().template entry<T>().backward(p, in_shares(p, static_cast<int>(shares)), from, bar, grads);
+  from.packed = saved.packed + padded<T>(1);
+  isa().template entry<T>().backward(p, in_shares(p, kept_shares(p, saved.packed)), from, bar, grads);
 }
 
 template <class T>

@@ -319,7 +319,8 @@ class Engine {
 
   /// Whether the job's rows, `stride` apart, lie one after another as in a tile.
   bool lies_as_tile(const T* rows, std::int64_t stride) const {
-    return stride == dim_padded() && s_.order.empty() && reinterpret_cast<std::uintptr_t>(rows) % 64 == 0;
+    return dim() == dim_padded() && stride == dim() && s_.order.empty() &&
+           reinterpret_cast<std::uintptr_t>(rows) % 64 == 0;
   }
 
   /// The rows of z: where they lie, or copied.

@@ -57,8 +57,8 @@ _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether it is a tensor of no other class than torch's own, and not a function transform's."""
-    return type(x) in _PLAIN and not _is_wrapped(x)
+    """Whether it is a tensor of no other class than torch's own, not a function transform's, and in memory."""
+    return type(x) in _PLAIN and not _is_wrapped(x) and not x._is_zerotensor()
 
 
 def is_direct(*tensors: Tensor | None) -> bool:
@@ -76,7 +76,7 @@ def is_direct(*tensors: Tensor | None) -> bool:
     ):
         return False
     for x in tensors:  # noqa: SIM110 - a comprehension is one call more
-        if x is not None and (type(x) not in _PLAIN or _is_wrapped(x)):
+        if x is not None and not is_plain(x):
             return False
     return True
 

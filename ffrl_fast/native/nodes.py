@@ -20,7 +20,7 @@ _CHOICES = ("compiled", "python")
 def _why_not() -> str | None:
     """Why the compiled nodes cannot be used; None where they can."""
     if _core.nodes_torch is None:
-        return "ffrl_fast was built where torch 2.13 or later was not installed"
+        return "ffrl_fast was built where torch 2.13 was not installed"
     if _core.nodes_torch != torch.__version__:
         return f"ffrl_fast was built with torch {_core.nodes_torch}, and this is {torch.__version__}"
     return None
@@ -37,7 +37,16 @@ def _load() -> tuple[Any, str]:
         return None, "Python (FFRL_FAST_NODES)"
     if why_not is not None:
         return None, f"Python: {why_not}"
-    return importlib.import_module("ffrl_fast._autograd"), f"C++, compiled for torch {torch.__version__}"
+    try:
+        module = importlib.import_module("ffrl_fast._autograd")
+    except ImportError as error:
+        # One version of torch may come in several builds.
+        if forced:
+            raise
+        return None, f"Python: the module of those in C++ cannot be loaded, {error}"
+    if module.torch != torch.__version__:
+        raise ImportError(f"ffrl_fast._autograd: expected torch {module.torch}, found {torch.__version__}")
+    return module, f"C++, compiled for torch {torch.__version__}"
 
 
 #: None where Python's nodes are used.

@@ -51,6 +51,7 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
 
 # Address of one record a thread that calls add their phases' times to, and of how many threads; 0: nothing is timed.
 _phase_records = _recorded_threads = 0
+_all_records: list[Tensor] = []
 
 
 @contextlib.contextmanager
@@ -63,6 +64,8 @@ def record_phases() -> Iterator[Tensor]:
     """
     before, threads = (_phase_records, _recorded_threads), torch.get_num_threads()
     records = torch.zeros(threads, _core.phase_record_size, dtype=torch.float64, device="cpu")
+    # A call of another thread may still add to them when the block has ended.
+    _all_records.append(records)
     _record(records.data_ptr(), threads)
     try:
         yield records
@@ -196,6 +199,8 @@ def describe(given: tuple[Any, ...]) -> Hashable | None:
     if not is_direct():
         return None
     sizes: list[tuple[torch.Size, torch.dtype] | None] = []
+    if given[0] is None:
+        return None
     for x in given:
         if x is None:
             sizes.append(None)
@@ -213,7 +218,7 @@ def check_unpacked(tensors: Iterable[Tensor | None], layout: Layout) -> None:
     for x, saved in zip(tensors, layout, strict=True):
         if saved is None:
             continue
-        if x is None or x.shape != saved[0] or x.dtype is not saved[1] or not x.is_cpu:
+        if x is None or x.shape != saved[0] or x.dtype is not saved[1] or not x.is_cpu or x.layout is not torch.strided:
             is_ = "None" if x is None else f"{x.dtype} of shape {list(x.shape)} on {x.device}"
             raise RuntimeError(
                 f"hooks of saved tensors: expected a tensor as it was saved, {saved[1]} of shape {list(saved[0])} on "

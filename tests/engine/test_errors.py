@@ -269,6 +269,24 @@ def test_views_give_the_same_bits(view: str, dim: int, backend: str) -> None:
         torch.testing.assert_close(a, b, rtol=0 if backend == "cpu" else 1e-12, atol=0 if backend == "cpu" else 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_halves_of_a_wider_tensor(dtype: torch.dtype, backend: str) -> None:
+    """Their rows lie as far apart as those of a tile, but have foreign numbers between them."""
+    of = PotentialBank(1, 8 if dtype == torch.float32 else 4, 5, dtype=dtype)
+    wide = torch.full((60, 16 if dtype == torch.float32 else 8), torch.nan, dtype=dtype)
+    z = wide.chunk(2, 1)[0].normal_()
+
+    def run(z: torch.Tensor) -> list[torch.Tensor]:
+        z = z.detach().requires_grad_()
+        path = integrate(z, [0.0, 1.0], of, outputs=("residual", "row_sum"), backend=backend)
+        field, loss = potential_field(z, 0.5, of, backend=backend), hj_loss(z, 0.5, of, backend=backend)
+        total = path.z.square().sum() + path.residual.sum() + path.row_sum.sum() + field.grad.square().sum() + loss
+        return [*path[:1], path.residual, path.row_sum, *field[:3], loss, *torch.autograd.grad(total, (z, of.theta))]
+
+    for a, b in zip(run(z), run(z.contiguous()), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_expanded_rows(backend: str) -> None:
     one = torch.randn(1, 4).requires_grad_()
     out = potential_field(one.expand(70, 4), 0.5, bank(), index=1, backend=backend)

@@ -245,6 +245,21 @@ class TestEach:
                 loss.backward(retain_graph=True)
             torch.testing.assert_close((z.grad, bank.theta.grad), tuple(4 * x for x in once))
 
+    def test_hooks_that_round(self) -> None:
+        """As those that keep less memory do. What the engine keeps has numbers that are not activations."""
+        bank = PotentialBank(1, 8)
+        z = torch.randn(200, 8, requires_grad=True)
+        for run in CALLS:
+            expected = torch.autograd.grad(run(z, bank).sum(), (z, bank.theta))
+            with torch.autograd.graph.saved_tensors_hooks(lambda x: x.bfloat16(), lambda x: x.float()):
+                out = run(z, bank)
+            for a, b in zip(torch.autograd.grad(out.sum(), (z, bank.theta)), expected, strict=True):
+                assert (a - b).norm() < 0.05 * b.norm()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, torch.zeros_like):
+            out = CALLS[0](z, bank)
+        with pytest.raises(RuntimeError, match="hooks of saved tensors: expected what was saved, up to rounding"):
+            out.sum().backward()
+
     def test_an_input_of_a_loss_may_change(self) -> None:
         """Its gradients are there before."""
         z, bank = torch.randn(6, 5, requires_grad=True), PotentialBank(1, 5)
@@ -266,6 +281,10 @@ class TestEach:
                 with compiled_autograd._enable(torch.compile(backend="eager")):
                     total.backward()
                 torch.testing.assert_close((z.grad, bank.theta.grad), expected)
+        with pytest.raises(RuntimeError, match=r"gradients of first order only|hj_loss with create_graph=True"):
+            with compiled_autograd._enable(torch.compile(backend="eager")):
+                (gradient,) = torch.autograd.grad(hj_loss(z, 0.5, bank, index=0) + (z**3).sum(), z, create_graph=True)
+            torch.autograd.grad(gradient.sum(), z)
 
     def test_many_threads(self) -> None:
         z, bank = torch.randn(40, 16, requires_grad=True), PotentialBank(2, 16)
