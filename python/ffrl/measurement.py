@@ -18,6 +18,7 @@ from ffrl.metrics.folding import PathResidual
 from ffrl.metrics.likelihood import SequenceBound
 from ffrl.metrics.summary import SeedResult, Summary, summarise
 from ffrl.run import RunConfig, load_flow
+from ffrl.training.checkpoint import read_progress
 
 if TYPE_CHECKING:
     from ffrl.disentanglement import Disentanglement
@@ -164,6 +165,13 @@ def require_comparable(runs: Sequence[Path]) -> None:
     """UserError, before anything is measured: no run, a seed twice, or settings that differ beside the seeds."""
     configs = [RunConfig.load(run) for run in runs]
     first = _settings(configs[0])
+    for run, config in zip(runs, configs, strict=True):
+        progress = read_progress(run)
+        if len(runs) > 1 and progress is not None and config.budget.fraction(*progress) < 1:
+            raise UserError(
+                f"evaluate: expected several runs that have ended, found {run} at iteration {progress[0]:,} of a "
+                f"budget of {config.budget.describe()}; train it on with --resume, or evaluate it alone"
+            )
     for config in configs[1:]:
         other = _settings(config)
         differing = sorted(name for name in first if first[name] != other[name])

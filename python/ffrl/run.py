@@ -23,7 +23,8 @@ from ffrl.training.log import CSV_NAME
 
 CONFIG_NAME = "config.json"
 LARGEST_SEED = 2**32 - 1
-_OWN_FILES = (CONFIG_NAME, INDEX_NAME, CSV_NAME)
+# evaluation.json and measures.json are written by ffrl.measurement and ffrl.campaign.measures.
+_OWN_FILES = (CONFIG_NAME, INDEX_NAME, CSV_NAME, "evaluation.json", "measures.json")
 
 
 @dataclass(frozen=True)

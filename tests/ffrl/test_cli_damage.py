@@ -200,6 +200,13 @@ def test_what_runs_are_summed_up_is_looked_at_first(
     assert "--samples: expected at most 1,000,000, found 1" in capsys.readouterr().err
 
 
+def test_a_run_that_was_stopped_is_not_summed_up(trained: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_json(copy / "config.json", lambda config: config.update(seed=1))
+    change_json(copy / "checkpoint.json", lambda index: index.update(iteration=1))
+    assert run("evaluate", trained, copy) == 2
+    assert "expected several runs that have ended, found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("where", "command"),
     [

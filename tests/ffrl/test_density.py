@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal
 from few import few
 from ffrl import density
 from ffrl.data import DIGIT_FORMAT, Digits, SequenceSampler
+from ffrl.metrics.folding import path_folding
 from ffrl.models import FlowModel
 from ffrl.noise import Noise
 from ffrl.objective import objective
@@ -161,7 +162,7 @@ def test_volume_changes_are_those_of_the_hessian(digits: Digits, small_preset: P
     changes = density.volume_changes(model, few(digits), 10)
     assert set(changes) == {"scale", "rotate", "colour"}
     z0 = torch.randn(10, 6)
-    exact, row_sum, smallest = model.volume_change(z0, 1)
+    exact, row_sum, smallest, folds = model.volume_change(z0, 1)
     z = z0
     for t in range(8):
         field = potential_field(z, float(t + 1), model.potentials, index=1)
@@ -173,10 +174,25 @@ def test_volume_changes_are_those_of_the_hessian(digits: Digits, small_preset: P
         matrix = torch.eye(6) + hessian
         torch.testing.assert_close(exact[t], torch.linalg.slogdet(matrix)[1], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(row_sum[t], (1 + hessian.sum(2)).abs().log().sum(1), rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(smallest[t], torch.linalg.eigvalsh(matrix).amin(1), rtol=1e-3, atol=1e-4)
+        eigenvalues = torch.linalg.eigvalsh(matrix)
+        torch.testing.assert_close(smallest[t], eigenvalues.amin(1), rtol=1e-3, atol=1e-4)
+        assert torch.equal(folds[t], (eigenvalues <= 0).any(1).float())
         z = (z + field.grad).detach()
     with pytest.raises(ValueError, match="count: expected at least 1 sequence, found 0"):
         density.volume_changes(model, few(digits), 0)
+
+
+def test_folding_counts_euler_steps(digits: Digits, small_preset: Preset) -> None:
+    """As `path_folding`, whatever the number of sub-steps."""
+    torch.manual_seed(0)
+    model = FlowModel(dataclasses.replace(small_preset, substeps=3), DIGIT_FORMAT)
+    with torch.no_grad():
+        model.potentials.theta.mul_(20)
+    z0 = torch.randn(40, 6)
+    *_, folds = model.volume_change(z0, 1)
+    found = path_folding(z0, [float(t) for t in range(1, 9)], model.potentials, index=1, substeps=3)
+    assert 0 < found.folds < 1
+    assert folds.mean().item() == pytest.approx(found.folds, abs=1e-6)
 
 
 def test_the_standard_prior_by_hand(digits: Digits, small_preset: Preset) -> None:

@@ -403,6 +403,10 @@ def test_arguments_that_are_no_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
         ((folder, folder / ".." / "a"), "expected each run once, found it 2 times"),
         ((folder, "--out", tmp_path), f"--out {tmp_path}: expected a file, found a folder"),
         ((folder, "--out", folder / "log.csv"), "log.csv: expected a file of its own, found one of a run"),
+        (
+            (folder, "--out", folder / "evaluation.json"),
+            "evaluation.json: expected a file of its own, found one of a run",
+        ),
     ):
         assert run("report", *arguments) == 2
         error = capsys.readouterr().err

@@ -250,6 +250,14 @@ def test_markdown_by_hand() -> None:
     ]
 
 
+def test_rows_of_other_seeds_are_marked() -> None:
+    table = by_hand()
+    table["systems"]["vae"]["seeds"] = [0, 2]
+    lines = as_markdown(table).splitlines()
+    assert "of 3 seeds" in lines[0]
+    assert [line.split(" | ")[0] for line in lines[4:6]] == ["| vae (seeds 0, 2)", "| ffrl (seeds 0, 1)"]
+
+
 def test_csv_by_hand() -> None:
     lines = list(csv.DictReader(as_csv(by_hand()).splitlines()))
     assert len(lines) == 13 + 15

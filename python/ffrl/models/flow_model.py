@@ -88,7 +88,7 @@ class FlowModel(nn.Module):
 
     def volume_change(
         self, z0: Tensor, index: int | Tensor, *, steps: int | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`PotentialFlow.volume_change` of the flow from z0. UserError: of a velocity."""
         return self.potential_flow.volume_change(z0, self.times(z0, steps), substeps=self.substeps, index=index)
 

@@ -133,9 +133,10 @@ class PotentialFlow(nn.Module):
 
     def volume_change(
         self, z0: Tensor, times: Tensor, *, substeps: int, index: int | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of each step from z0 (B, D), (steps, B): Σ log|det(I + Δ∇²u)| over its Euler steps, exact; the paper code's
-        row sums in its place; and the smallest eigenvalue of all I + Δ∇²u, which is positive unless the step folds.
+        row sums in its place; the smallest eigenvalue of all I + Δ∇²u, which is positive unless the step folds; and the
+        share of its Euler steps that fold.
         """
         moments, length = _euler_steps(times, substeps)
         path = integrate(z0, moments, self.potentials, index=index, step=length, outputs=("row_sum",))
@@ -143,10 +144,14 @@ class PotentialFlow(nn.Module):
         exact = [log_det(z, t, self.potentials, index=index, step=length, smallest=True) for z, t in points]
         assert path.row_sum is not None
         smallest = torch.stack([e.smallest for e in exact if e.smallest is not None])
+        odd = torch.stack([e.sign < 0 for e in exact if e.sign is not None])
+        # Where rounding puts an eigenvalue on the other side of 0 than the determinant, an odd fold is a fold.
+        folds = (smallest <= 0) | odd
         return (
             _of_steps(torch.stack([e.value for e in exact]), substeps),
             _of_steps(path.row_sum, substeps),
             smallest.unflatten(0, (-1, substeps)).amin(dim=1),
+            folds.to(smallest.dtype).unflatten(0, (-1, substeps)).mean(dim=1),
         )
 
 

@@ -39,10 +39,10 @@ _KNOWN = {
     ),
     "volume_change": _Rows(
         "Volume change along the flow",
-        "Nats, summed over the steps, means over held-out sequences. Folding: share of the steps whose I + ∇²u has an "
-        "eigenvalue that is not positive, so that they are not invertible.",
+        "Nats, summed over the steps, means over held-out sequences. Folding: share of the Euler steps whose I + Δ∇²u "
+        "has an eigenvalue that is not positive, so that they are not invertible.",
         {
-            "exact": "log|det(I + ∇²u)|, exact",
+            "exact": "log|det(I + Δ∇²u)|, exact",
             "row_sum": "by row sums",
             "row_sum_error": "mean |row sums − exact|",
             "folding": "folding",

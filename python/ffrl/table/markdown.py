@@ -97,11 +97,11 @@ def _others(measured: Mapping[str, System]) -> Iterable[str]:
 
 
 def _in_order(measured: Mapping[str, System]) -> Iterable[tuple[str, System]]:
-    """The name of each system, with its seeds where others have more."""
-    most = max(len(system["seeds"]) for system in measured.values())
+    """The name of each system, with its seeds where they are not those of all together."""
+    every = {seed for system in measured.values() for seed in system["seeds"]}
     for name, system in measured.items():
         seeds = system["seeds"]
-        short = "" if len(seeds) == most else f" (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
+        short = "" if set(seeds) == every else f" (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
         yield f"{name}{short}", system
 
 
