@@ -5,8 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-torch: str
-
 class Plan:
     def __init__(
         self,

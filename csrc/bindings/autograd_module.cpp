@@ -6,10 +6,8 @@
 // be differentiated or traced, cotangents that are more than memory, saved tensors that hooks have moved.
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <pybind11/pybind11.h>
@@ -20,12 +18,13 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+#include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -72,6 +71,8 @@ struct DropWithGil {
     Py_DECREF(object);
   }
 };
+
+bool is_contiguous(const Tensor& x) { return !x.defined() || x.is_contiguous(); }
 
 /// All of a call but its tensors, as ffrl_fast/native/plan.py has it. Of at least one row and one moment.
 class Plan {
@@ -130,8 +131,7 @@ class Plan {
     const Tensor& z = given[kZ];
     const Int stride = sizes([](const auto& p) { return p.z_stride; });
     if (z.stride(0) != stride || (z.size(1) != 1 && z.stride(1) != 1)) return false;
-    return std::all_of(given.begin() + 1, given.end(),
-                       [](const Tensor& x) { return !x.defined() || x.is_contiguous(); });
+    return std::all_of(given.begin() + 1, given.end(), is_contiguous);
   }
 
   py::handle plain() const { return plain_.get(); }
@@ -198,8 +198,6 @@ bool are_plain(const Tensors& of) {
   return std::all_of(of.begin(), of.end(),
                      [](const Tensor& x) { return is_plain(x) && !(x.defined() && x._fw_grad(0).defined()); });
 }
-
-bool is_contiguous(const Tensor& x) { return !x.defined() || x.is_contiguous(); }
 
 /// Whether a backward must be seen by something: it is to be differentiated, or a mode or a transform is active.
 bool is_watched() {
@@ -456,7 +454,6 @@ class LossNode final : public Node {
       check_traceable(x);
       args.collect(x.variable(), false);
     }
-    for (const Tensor& x : leaves_) args.collect(x);
     for (std::size_t i = 0; i < places_.size(); ++i) {
       args.collect(places_[i]);
       args.collect(task_should_compute_output(i));
@@ -466,12 +463,10 @@ class LossNode final : public Node {
   /// With tensors that are traced in place of the saved ones.
   variable_list apply_with_saved(const variable_list& bars, SwapSavedVariables& saved) override {
     for (Kept& x : gradients_) saved.before(x.variable());
-    for (Tensor& x : leaves_) saved.before(x);
     // A cotangent that is traced does not know that it has one element.
     const Tensor bar = bars.at(0).defined() ? bars[0].sum() : Tensor();
     variable_list result = apply({bar});
     for (Kept& x : gradients_) saved.after(x.variable());
-    for (Tensor& x : leaves_) saved.after(x);
     return result;
   }
 
@@ -637,7 +632,6 @@ py::tuple value_and_grad(const std::shared_ptr<const Plan>& plan, const py::tupl
 PYBIND11_MODULE(_autograd, m) {
   using namespace ffrl::bindings;
   m.doc() = "Autograd's nodes of ffrl_fast, compiled for one version of torch.";
-  m.attr("torch") = FFRL_TORCH_VERSION;
   // Errors of torch, and Python's from hooks of saved tensors, as torch would hand them on; others are pybind11's to
   // know.
   py::register_local_exception_translator([](std::exception_ptr thrown) {

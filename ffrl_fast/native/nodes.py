@@ -44,8 +44,6 @@ def _load() -> tuple[Any, str]:
         if forced:
             raise
         return None, f"Python: the module of those in C++ cannot be loaded, {error}"
-    if module.torch != torch.__version__:
-        raise ImportError(f"ffrl_fast._autograd: expected torch {module.torch}, found {torch.__version__}")
     return module, f"C++, compiled for torch {torch.__version__}"
 
 

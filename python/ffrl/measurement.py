@@ -17,14 +17,13 @@ from ffrl.metrics import clustering
 from ffrl.metrics.folding import PathResidual
 from ffrl.metrics.likelihood import SequenceBound
 from ffrl.metrics.summary import SeedResult, Summary, summarise
-from ffrl.run import RunConfig, load_flow
+from ffrl.run import EVALUATION_NAME, RunConfig, load_flow
 from ffrl.training.checkpoint import read_progress
 
 if TYPE_CHECKING:
     from ffrl.disentanglement import Disentanglement
     from ffrl.models import FlowModel
 
-FILE_NAME = "evaluation.json"
 MOST_SAMPLES = 1_000_000
 """Of the bound, which gains a nat with each factor e: more would take days."""
 
@@ -156,7 +155,7 @@ def _disentanglement_on(data: Dataset) -> Callable[["FlowModel"], "Disentangleme
 
 def write_measurement(run: Path, measurement: Measurement) -> Path:
     """Write evaluation.json into the folder `run`; its path."""
-    path = run / FILE_NAME
+    path = run / EVALUATION_NAME
     write_json(path, measurement.as_json())
     return path
 

@@ -23,8 +23,9 @@ from ffrl.training.log import CSV_NAME
 
 CONFIG_NAME = "config.json"
 LARGEST_SEED = 2**32 - 1
-# evaluation.json and measures.json are written by ffrl.measurement and ffrl.campaign.measures.
-_OWN_FILES = (CONFIG_NAME, INDEX_NAME, CSV_NAME, "evaluation.json", "measures.json")
+EVALUATION_NAME = "evaluation.json"
+MEASURES_NAME = "measures.json"
+_OWN_FILES = (CONFIG_NAME, INDEX_NAME, CSV_NAME, EVALUATION_NAME, MEASURES_NAME)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from ffrl.errors import UserError
 from ffrl.files import read_json, write_json
 from ffrl.kinds import require_kinds
-
-FILE_NAME = "measures.json"
+from ffrl.run import MEASURES_NAME
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Measures:
         """From the folder `run`; None: not measured, or by a version that measured other things. UserError: no JSON, or
         values of another type.
         """
-        path = run / FILE_NAME
+        path = run / MEASURES_NAME
         values = read_json(path) if path.exists() else {}
         if values.keys() != {field.name for field in fields(cls)}:
             return None
@@ -48,7 +47,7 @@ class Measures:
 
     def save(self, run: Path) -> None:
         """Write measures.json into the folder `run`."""
-        write_json(run / FILE_NAME, asdict(self))
+        write_json(run / MEASURES_NAME, asdict(self))
 
 
 def measure_and_save(measure: Callable[[Path, int], Measures], run: str, sequences: str) -> None:

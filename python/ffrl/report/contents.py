@@ -13,10 +13,9 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ffrl.errors import UserError
 from ffrl.report.log_file import Log, parse_log
-from ffrl.run import CONFIG_NAME
+from ffrl.run import CONFIG_NAME, EVALUATION_NAME
 from ffrl.training.log import CSV_NAME
 
-EVALUATION_NAME = "evaluation.json"
 LARGEST_FILE = 20_000_000
 DEEPEST_JSON = 40
 

@@ -12,6 +12,7 @@ from ffrl.report.markup import Markup, element, joined
 from ffrl.report.measures import evaluation
 from ffrl.report.numerals import in_words, number
 from ffrl.report.tables import nested, table
+from ffrl.run import EVALUATION_NAME
 
 Runs = Sequence[RunContents]
 
@@ -56,7 +57,7 @@ def missing(run: RunContents) -> list[tuple[str, str]]:
     """The parts that a run lacks, and what makes them."""
     parts = (
         ("log.csv", "ffrl train writes it", run.log),
-        ("evaluation.json", "ffrl evaluate writes it", run.evaluation),
+        (EVALUATION_NAME, "ffrl evaluate writes it", run.evaluation),
         ("traversal", "ffrl traverse draws it", run.traversal),
         ("experiments", "no folder below experiments", run.experiments),
     )
@@ -112,7 +113,7 @@ def evaluations(runs: Runs) -> Markup:
     for run in runs:
         parts.append(element("h3", run.name))
         if run.evaluation is None:
-            parts.append(_lacks(run, "evaluation.json"))
+            parts.append(_lacks(run, EVALUATION_NAME))
         else:
             parts.append(evaluation(run.evaluation, run.config, not explained))
             explained = True
