@@ -55,6 +55,23 @@ def operator(p: Problem, work: Work) -> Call:
     return bare if work == "operator" else step
 
 
+def operator_by_hand(p: Problem, work: Work) -> Call:
+    """``hj_residual`` and ``torch.autograd.grad``; the loss and its cotangents of ∇u and the residual by hand, as in
+    :func:`bench.baselines.by_formulas`."""
+    assert work == "step"
+    z, bank, leaves = p.leaves["z"], p.bank, _leaves(p)
+    rows, flat_bar = z.shape[0], p.grad_bar.flatten()
+
+    def call() -> Any:
+        out = ffrl_fast.hj_residual(z, p.t, bank)
+        residual, grad = out.residual.detach(), out.grad.detach()
+        residual_bar = residual * (2 / rows)
+        value = torch.dot(residual, residual) / rows + torch.dot(flat_bar, grad.flatten())
+        return value, torch.autograd.grad((out.residual, out.grad), leaves, (residual_bar, p.grad_bar))
+
+    return call
+
+
 def hj_loss(p: Problem, work: Work) -> Call:
     """``hj_loss``, whose gradients are computed with its value, and ``torch.autograd.grad``."""
     assert work == "loss"

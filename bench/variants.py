@@ -54,6 +54,7 @@ def _flow(build: Callable[..., Call], **options: Any) -> Callable[[FlowProblem, 
 
 _VARIANTS = (
     Variant("ours", "ffrl_fast: the operator and autograd", (*_ALL, "operator"), ours.operator, ours=True),
+    Variant("ours_by_hand", "ffrl_fast: the operator, the loss by hand", ("step",), ours.operator_by_hand, ours=True),
     Variant("ours_hj_loss", "ffrl_fast.hj_loss and autograd", ("loss",), ours.hj_loss, ours=True),
     Variant("ours_value_and_grad", "ffrl_fast.value_and_grad", ("loss",), ours.value_and_grad, ours=True),
     Variant("products", "bare products, torch.mm", (*_ALL, "operator"), baselines.products, comparable=False),

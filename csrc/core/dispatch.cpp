@@ -62,11 +62,12 @@ Effort effort(const Problem<T>& p, double products) {
   // A narrower network takes as long as one of two vectors.
   const double lanes = double(isa().vector_bytes) / sizeof(T), least = 2 * lanes;
   const double networks = double(p.selected >= 0 ? 1 : p.potentials);
-  Effort all{0, 0, double(packed_size(p)) * sizeof(T)};
+  Effort all{0, 0, double(packed_size(p)) * sizeof(T), 0};
   const auto add = [&](const Network<T>& net, double of_products) {
     const double h = std::max(double(net.shape.width), least), d = std::max(double(net.shape.dim), least);
     all.products += of_products * h * (d + double(net.shape.depth) * h) / lanes * double(p.rows) * double(p.moments) *
                     double(potentials_per_row(p)) * (p.second_order() ? 2 : 1);
+    all.largest = std::max(all.largest, double(net.shape.width * std::max(net.shape.dim, net.shape.width)) * sizeof(T));
     // W_t1, W_t2, and W_1, which τ is folded through.
     if (net.computes_time() && !p.row_times)
       all.time_weights += networks * double(net.shape.width * (net.shape.dim + 2 * net.shape.width)) * sizeof(T);
@@ -77,15 +78,23 @@ Effort effort(const Problem<T>& p, double products) {
 }
 
 template <class T>
-const Schedule& in_shares(const Problem<T>& p, int shares) {
+const Schedule& in_shares(const Problem<T>& p, Division shares) {
   thread_local Schedule schedule;
   plan(schedule, p.rows, p.potentials, p.selected, p.index, p.gates != nullptr, shares);
   return schedule;
 }
 
 template <class T>
-const Schedule& planned(const Problem<T>& p, double products) {
-  return in_shares(p, threads_that_pay(effort(p, products), p.threads));
+Division divided_by_rows(const Problem<T>& p, double products) {
+  return {threads_that_pay(effort(p, products), p.threads), 1};
+}
+
+/// By units where there are few rows.
+template <class T>
+Division divided(const Problem<T>& p, double products) {
+  const Effort of_call = effort(p, products);
+  const int threads = threads_that_pay(of_call, p.threads), by_units = threads_of_units(of_call, p.rows, threads);
+  return by_units > 1 ? Division{1, by_units} : Division{threads, 1};
 }
 
 // A tape is laid out by the shares of the rows. So the backward sweep must have those of the forward one, also where it
@@ -117,30 +126,36 @@ const Isa& isa() {
 
 template <class T>
 void forward(const Problem<T>& p, const Outputs<T>& out) {
-  if (!out.packed) return isa().template entry<T>().forward(p, planned(p, kForward), out);
-  const Schedule& schedule = planned(p, (kForward + kBackward) / 2);
+  const double products = out.packed ? (kForward + kBackward) / 2 : kForward;
+  // A row's Hessian is one thread's work.
+  const Division shares = out.log_det ? divided_by_rows(p, products) : divided(p, products);
   Outputs<T> to = out;
-  to.packed = keep_shares(out.packed, schedule.shares);
-  isa().template entry<T>().forward(p, schedule, to);
+  if (out.packed) to.packed = keep_shares(out.packed, shares.rows);
+  isa().template entry<T>().forward(p, in_shares(p, shares), to);
 }
 
 template <class T>
 void backward(const Problem<T>& p, const Saved<T>& saved, const Cotangents<T>& bar, const Gradients<T>& grads) {
-  if (!saved.packed) return isa().template entry<T>().backward(p, planned(p, kBackward), saved, bar, grads);
   Saved<T> from = saved;
-  from.packed = saved.packed + padded<T>(1);
-  isa().template entry<T>().backward(p, in_shares(p, kept_shares(p, saved.packed)), from, bar, grads);
+  Division shares = divided(p, kBackward);
+  if (saved.packed) {
+    from.packed = saved.packed + padded<T>(1);
+    const int rows = kept_shares(p, saved.packed);
+    if (rows > 1 || shares.rows > 1) shares = {rows, 1};
+  }
+  isa().template entry<T>().backward(p, in_shares(p, shares), from, bar, grads);
 }
 
 template <class T>
 void loss(const Problem<T>& p, const Loss<T>& loss, const Gradients<T>& grads) {
-  isa().template entry<T>().loss(p, planned(p, kForward + kBackward), loss, grads);
+  isa().template entry<T>().loss(p, in_shares(p, divided(p, kForward + kBackward)), loss, grads);
 }
 
 template <class T>
 void curvature(const Problem<T>& p, const Curvature<T>& out) {
   // About D columns a row go through the network.
-  isa().template entry<T>().curvature(p, planned(p, kForward * double(p.potential.shape.dim)), out);
+  const Division shares = divided_by_rows(p, kForward * double(p.potential.shape.dim));
+  isa().template entry<T>().curvature(p, in_shares(p, shares), out);
 }
 
 template void curvature(const Problem<float>&, const Curvature<float>&);

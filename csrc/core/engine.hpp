@@ -6,6 +6,7 @@
 #include "bank_gradients.hpp"
 #include "conditioning.hpp"
 #include "determinant.hpp"
+#include "helpers.hpp"
 #include "hessian_tile.hpp"
 #include "log_product.hpp"
 #include "memory.hpp"
@@ -132,10 +133,10 @@ class Engine {
   };
 
   struct Thread {
-    Thread(const Problem<T>& p, const Call& call, PhaseRecord* record, Carver& memory)
+    Thread(const Problem<T>& p, const Call& call, Helpers& helpers, PhaseRecord* record, Carver& memory)
         : rows(p, memory),
-          tile(p.potential.shape, p.second_order(), record, memory),
-          force(p.force.shape, false, record, memory),
+          tile(p.potential.shape, p.second_order(), helpers, record, memory),
+          force(p.force.shape, false, helpers, record, memory),
           curvature(call.curvature ? p : Problem<T>{}, call.curvature ? *call.curvature : Curvature<T>{}, memory) {}
     RowScratch<T> rows;
     NetworkTile<T> tile, force;
@@ -158,7 +159,7 @@ class Engine {
           force_slots(p.force.shape, p.force ? slot_count : 0, sum_moments, grads.force_theta, false, memory),
           gradients(p.potential, p, s, {grads.theta, grads.tau, grads.dtau, grads.t}, memory),
           force_gradients(p.force, p, s, {grads.force_theta, grads.force_tau, nullptr, grads.t}, memory),
-          losses(memory.take<double>(s.shares)) {}
+          losses(memory.take<double>(s.shares.rows)) {}
 
     Embedding<T> embedding;
     PackedBank<T> bank, force;
@@ -190,14 +191,16 @@ class Engine {
   double run(const Call& call, Work work) {
     const double start = p_.phases ? omp_get_wtime() : 0;
     // The carving is done twice: once to add up the sizes, once to place everything in one block.
-    const int shares = s_.shares, threads = shares < p_.threads ? shares : p_.threads;
+    const int shares = s_.shares.rows, parts = shares * s_.shares.units;
+    const int threads = parts < p_.threads ? parts : p_.threads;
+    Helpers helpers(s_.shares.units);
     Carver sizes, packed_sizes;
     {
       Team team(p_, s_, call.grads, sizes, packed_sizes);
     }
     const std::size_t shared = sizes.used(), packed_bytes = call.packed ? 0 : packed_sizes.used();
     {
-      Thread thread(p_, call, nullptr, sizes);
+      Thread thread(p_, call, helpers, nullptr, sizes);
     }
     const std::size_t each = sizes.used() - shared;
     char* block = static_cast<char*>(thread_scratch(shared + packed_bytes + each * shares));
@@ -208,26 +211,38 @@ class Engine {
         !p_.row_times && (p_.potential.computes_time() || (p_.force && p_.force.computes_time()));
     if (computes_time && (!call.reuse || call.grads)) team.embedding.compute(p_.t);
 
+    const auto take_share = [&](int share, const Crew& crew) {
+      Carver mine(own + each * share);
+      Thread thread(p_, call, helpers, record(crew), mine);
+      thread.rows.clear(p_);
+      std::int64_t cleared = -1;
+      for (std::int64_t j = s_.begin[share]; j < s_.begin[share + 1]; ++j) {
+        const Job& job = s_.jobs[j];
+        if (call.grads && job.slot != cleared) {
+          for (std::int64_t k = 0; k < potentials_per_row(p_); ++k) {
+            team.slots.clear(job.slot + k);
+            if (p_.force) team.force_slots.clear(job.slot + k);
+          }
+          cleared = job.slot;
+        }
+        work(team, job, thread);
+      }
+      team.losses[share] = thread.loss;
+    };
     const auto together = [&](Crew crew) {
       if (!call.reuse) pack(team, crew);
-      // A backward sweep has the forward one's shares, maybe of more threads; and OpenMP may give fewer than asked for.
-      for (int i = crew.me; i < shares; i += crew.size) {
-        Carver mine(own + each * i);
-        Thread thread(p_, call, record(crew), mine);
-        thread.rows.clear(p_);
-        std::int64_t cleared = -1;
-        for (std::int64_t j = s_.begin[i]; j < s_.begin[i + 1]; ++j) {
-          const Job& job = s_.jobs[j];
-          if (call.grads && job.slot != cleared) {
-            for (std::int64_t k = 0; k < potentials_per_row(p_); ++k) {
-              team.slots.clear(job.slot + k);
-              if (p_.force) team.force_slots.clear(job.slot + k);
-            }
-            cleared = job.slot;
-          }
-          work(team, job, thread);
+      if (s_.shares.units > 1) {
+        if (crew.me == 0) {
+          helpers.gather(crew.size);
+          take_share(0, crew);
+          helpers.dismiss();
+        } else {
+          helpers.help(crew.me, record(crew));
         }
-        team.losses[i] = thread.loss;
+      } else {
+        // A backward sweep has the forward one's shares, maybe of more threads; and OpenMP may give fewer than asked
+        // for.
+        for (int share = crew.me; share < shares; share += crew.size) take_share(share, crew);
       }
       if (call.grads) {
         crew.wait();

@@ -50,7 +50,7 @@ class HessianTile {
         for (std::int64_t d = 0; d < dim_; d += kLanes<T>)
           store(scaled_ + i * dim_ + d, slope_[i] * load(p + i * dim_ + d));
       const Panels<T> panels{nullptr, scaled_, h, shape_.dim, dim_, 1};
-      multiply(h, theta_ + at.w_hid + l * h * h, h, panels, to, dim_, kNoEpilogue);
+      multiply(h, theta_ + at.w_hid + l * h * h, h, panels, to, dim_, Share{}, kNoEpilogue);
       p = to;
       const bool last = l + 1 == depth;
       set_layer(row(kept.c, l), last ? theta_ + at.w_out : row(kept.v, l + 1), h, slope);
@@ -63,7 +63,7 @@ class HessianTile {
     for (std::int64_t d = 0; d < dim_; d += kLanes<T>) store(rank_one_ + d, curve * load(grad + d));
     OuterPairs<T> pair(dim_, dim_);
     pair.add(grad, rank_one_);
-    add_outer(1, shape_.dim, shape_.dim, pair, hessian, true);
+    add_outer(1, shape_.dim, shape_.dim, pair, hessian, true, Share{});
   }
 
  private:
@@ -93,7 +93,7 @@ class HessianTile {
     if (!hessian) return;
     OuterPairs<T> pair(dim_, dim_);
     pair.add(p, scaled_);
-    add_outer(h, shape_.dim, shape_.dim, pair, hessian, !first);
+    add_outer(h, shape_.dim, shape_.dim, pair, hessian, !first, Share{});
   }
 
   NetworkShape shape_;

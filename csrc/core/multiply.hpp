@@ -122,7 +122,7 @@ template <class T>
 struct OuterPairs {
   std::int64_t p_stride, q_stride;
   int count = 0;
-  const T *p[4], *q[4];
+  const T *p[4] = {}, *q[4] = {};
 
   OuterPairs(std::int64_t p_stride, std::int64_t q_stride) : p_stride(p_stride), q_stride(q_stride) {}
   void add(const T* of_p, const T* of_q) {
@@ -192,10 +192,29 @@ struct TilesByHeight {
 template <class T, int N>
 inline constexpr TilesByHeight<T, N> kTiles{};
 
-/// Calls f(Width<N>, first vector) for each panel of `vectors` columns.
-template <class F>
-FFRL_INLINE void for_each_panel(std::int64_t vectors, F f) {
+/// A part of a product that a thread takes.
+struct Share {
+  int number = 0, of = 1;
+};
+
+/// Where a share of the panels of `vectors` columns begins: at the edge of a panel.
+constexpr std::int64_t first_panel(std::int64_t vectors, int number, int of) {
+  if (number == 0) return 0;
+  if (number == of) return vectors;
+  const std::int64_t wanted = vectors * number / of;
   for (std::int64_t at = 0; at < vectors;) {
+    const int width = panel_width(vectors - at);
+    if (2 * at + width > 2 * wanted) return at;
+    at += width;
+  }
+  return vectors;
+}
+
+/// Calls f(Width<N>, first vector) for each panel of `vectors` columns, or of a share of them.
+template <class F>
+FFRL_INLINE void for_each_panel(std::int64_t vectors, Share share, F f) {
+  const std::int64_t end = first_panel(vectors, share.number + 1, share.of);
+  for (std::int64_t at = first_panel(vectors, share.number, share.of); at < end;) {
     const int width = panel_width(vectors - at);
     switch (width) {
       case 1:
@@ -217,17 +236,17 @@ FFRL_INLINE void for_each_panel(std::int64_t vectors, F f) {
 /// Bytes of a panel that stay in the first-level cache while all rows of a tile pass it; a deeper panel is cut.
 inline constexpr std::int64_t kPanelBytes = 32 * 1024;
 
-/// y (rows, columns) = x (rows, inner) · wᵀ for w (columns, inner) read where it lies, the rest of the last vector
-/// zero: for products of few rows, which read each weight no more often than packing would.
+/// Columns `from` … `end` of y (rows, columns) = x (rows, inner) · wᵀ for w (columns, inner) read where it lies, the
+/// rest of the last vector zero: for products of few rows, which read each weight no more often than packing would.
 template <class T>
 void multiply_in_place(std::int64_t rows, const T* x, std::int64_t x_stride, const Panels<T>& w, T* y,
-                       std::int64_t y_stride) {
+                       std::int64_t y_stride, std::int64_t from, std::int64_t end) {
   constexpr int kUnroll = 4;
   const std::int64_t whole = w.inner / kLanes<T> * kLanes<T>;
   for (std::int64_t r = 0; r < rows; ++r) {
     const T* xr = x + r * x_stride;
     T* yr = y + r * y_stride;
-    for (std::int64_t n = 0; n < w.columns; n += kUnroll) {
+    for (std::int64_t n = from; n < end && n < w.columns; n += kUnroll) {
       const T* unit[kUnroll];
       Vec<T> sum[kUnroll] = {};
 #pragma GCC unroll 4
@@ -244,13 +263,15 @@ void multiply_in_place(std::int64_t rows, const T* x, std::int64_t x_stride, con
         if (n + i < w.columns) yr[n + i] = total;
       }
     }
-    for (std::int64_t n = w.columns; n < padded<T>(w.columns); ++n) yr[n] = T(0);
+    for (std::int64_t n = w.columns > from ? w.columns : from; n < end; ++n) yr[n] = T(0);
   }
 }
 
-/// The part of a product that a register tile has just finished: rows first … end, columns from `column` on.
+/// The part of a product that a register tile has just finished: rows first … end, columns from `column` on. Of whose
+/// share it is.
 struct Patch {
   std::int64_t first, end, column;
+  int share = 0;
 };
 
 template <class T>
@@ -260,24 +281,28 @@ FFRL_INLINE void clear_columns(std::int64_t rows, std::int64_t from, std::int64_
 }
 
 /// y (rows, columns) = x (rows, inner) · w. While a patch of y is still in the first-level cache, and while the
-/// processor can already begin with the next, `epilogue(Width<N>, patch)` may transform it in place.
+/// processor can already begin with the next, `epilogue(Width<N>, patch)` may transform it in place. Of a share, its
+/// columns alone.
 template <class T, class Epilogue>
 FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, const Panels<T>& w, T* y,
-                          std::int64_t y_stride, Epilogue epilogue) {
+                          std::int64_t y_stride, Share share, Epilogue epilogue) {
+  const std::int64_t vectors = w.vectors();
   const bool done = !w.data && w.column_step != 1;
-  if (done) multiply_in_place(rows, x, x_stride, w, y, y_stride);
-  for_each_panel(w.vectors(), [&](auto width, std::int64_t at) {
+  if (done)
+    multiply_in_place(rows, x, x_stride, w, y, y_stride, first_panel(vectors, share.number, share.of) * kLanes<T>,
+                      first_panel(vectors, share.number + 1, share.of) * kLanes<T>);
+  for_each_panel(vectors, share, [&](auto width, std::int64_t at) {
     constexpr int n = decltype(width)::value;
     using Tiles = TilesByHeight<T, n>;
     const std::int64_t column = at * kLanes<T>;
-    if (done) return epilogue(width, Patch{0, rows, column});
+    if (done) return epilogue(width, Patch{0, rows, column, share.number});
     const T* const panel = w.data ? w.data + column * w.inner : w.source + column;
     const std::int64_t panel_stride = w.data ? n * kLanes<T> : w.row_step;
     constexpr std::int64_t line = 64 / sizeof(T), most = kPanelBytes / (n * FFRL_VECTOR_BYTES);
     const std::int64_t blocks = (w.inner + most - 1) / most, depth = (w.inner + blocks - 1) / blocks;
     // The register tiles of a panel share the next one between them.
-    const std::int64_t tiles = (rows + Tiles::kHeight - 1) / Tiles::kHeight, share = n * kLanes<T> / tiles;
-    const std::int64_t step = share < line ? share : line;
+    const std::int64_t tiles = (rows + Tiles::kHeight - 1) / Tiles::kHeight, part = n * kLanes<T> / tiles;
+    const std::int64_t step = part < line ? part : line;
     for (std::int64_t k = 0; k < w.inner; k += depth) {
       const std::int64_t inner = w.inner - k < depth ? w.inner - k : depth;
       Ahead<T> ahead{panel + (k + inner) * panel_stride, step};
@@ -289,7 +314,7 @@ FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, 
         ahead.from += inner * step;
         if (k + inner < w.inner) continue;
         if (!w.data) clear_columns(height, w.columns - column, n * kLanes<T>, to, y_stride);
-        epilogue(width, Patch{r, r + height, column});
+        epilogue(width, Patch{r, r + height, column, share.number});
       }
     }
   });
@@ -298,16 +323,21 @@ FFRL_INLINE void multiply(std::int64_t rows, const T* x, std::int64_t x_stride, 
 /// As an epilogue: the product as it is.
 inline constexpr auto kNoEpilogue = [](auto, Patch) {};
 
-/// g (n, columns) += Σ_pairs pᵀ q over the rows of a tile, = where `add` is false.
+/// g (n, columns) += Σ_pairs pᵀ q over the rows of a tile, = where `add` is false. Of a share, its rows of g alone.
 template <class T>
-void add_outer(std::int64_t rows, std::int64_t n, std::int64_t columns, const OuterPairs<T>& pairs, T* g, bool add) {
+void add_outer(std::int64_t rows, std::int64_t n, std::int64_t columns, const OuterPairs<T>& pairs, T* g, bool add,
+               Share share) {
   const std::int64_t stride = padded<T>(columns);
-  for_each_panel(stride / kLanes<T>, [&](auto width, std::int64_t at) {
+  for_each_panel(stride / kLanes<T>, Share{}, [&](auto width, std::int64_t at) {
     constexpr int w = decltype(width)::value;
     using Tiles = TilesByHeight<T, w>;
     const std::int64_t column = at * kLanes<T>;
-    for (std::int64_t i = 0; i < n; i += Tiles::kHeight) {
-      const std::int64_t height = n - i < Tiles::kHeight ? n - i : Tiles::kHeight;
+    const auto edge = [&](int number) {
+      return number == 0 ? 0 : number == share.of ? n : n * number / share.of / Tiles::kHeight * Tiles::kHeight;
+    };
+    const std::int64_t end = edge(share.number + 1);
+    for (std::int64_t i = edge(share.number); i < end; i += Tiles::kHeight) {
+      const std::int64_t height = end - i < Tiles::kHeight ? end - i : Tiles::kHeight;
       kTiles<T, w>.outer[height - 1](rows, pairs, i, column, g + i * stride + column, stride, add);
     }
   });

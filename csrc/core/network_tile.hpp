@@ -5,6 +5,7 @@
 #pragma once
 
 #include "elementary.hpp"
+#include "helpers.hpp"
 #include "layout.hpp"
 #include "memory.hpp"
 #include "multiply.hpp"
@@ -62,13 +63,15 @@ struct TileCotangents {
 template <class T>
 class NetworkTile {
   static constexpr int kVector = kLanes<T>;
+  static constexpr std::int64_t kPartials = kTileRows * kVector;
 
  public:
-  NetworkTile(const NetworkShape& shape, bool tangent, PhaseRecord* record, Carver& memory)
+  NetworkTile(const NetworkShape& shape, bool tangent, Helpers& helpers, PhaseRecord* record, Carver& memory)
       : shape_(shape),
         width_(padded<T>(shape.width)),
         dim_(padded<T>(shape.dim)),
         depth_(shape.depth),
+        helpers_(helpers),
         record_(record) {
     const std::int64_t block = kTileRows * width_;
     s0_ = memory.take<T>(block);
@@ -78,7 +81,7 @@ class NetworkTile {
     d_v_ = memory.take<T>(depth_ * block);
     d_p_ = memory.take<T>(depth_ * block);
     d_s_ = memory.take<T>(block);
-    row_partial_ = memory.take<T>(kTileRows * kVector);
+    row_partial_ = memory.take<T>(partials_size());
     slope_ = memory.take<T>(kTileRows);
     d_slope_ = memory.take<T>(kTileRows);
     d_out_ = memory.take<T>(kTileRows);
@@ -86,7 +89,7 @@ class NetworkTile {
     if (!tangent) return;
     for (T** layers : {&s_dot_, &h_dot_, &d_v_dot_, &d_p_dot_}) *layers = memory.take<T>(depth_ * block);
     for (T** one : {&g_dot_, &f_, &d_s_dot_, &d_q_dot_}) *one = memory.take<T>(block);
-    second_partial_ = memory.take<T>(kTileRows * kVector);
+    second_partial_ = memory.take<T>(partials_size());
     d_out_dot_ = memory.take<T>(kTileRows);
     one_d_x_ = memory.take<T>(dim_);
   }
@@ -95,7 +98,8 @@ class NetworkTile {
   void output_gradient(const PackedNetwork<T>& w, std::int64_t rows, const Activations<T>& kept, T* grad) {
     for (std::int64_t i = 0; i < rows * width_; i += kVector)
       store(g_a_ + i, load(kept.v + i) * one_minus_square(load(kept.a + i)));
-    multiply(rows, g_a_, width_, w.in_transposed, grad, dim_, kNoEpilogue);
+    const PhaseTimer timer(record_, Phase::gradient, in_size(rows));
+    product(timer, rows, g_a_, width_, w.in_transposed, grad, dim_, kNoEpilogue);
   }
 
   /// After `forward`: fills the tangent's derivatives and hvp = ∇²φ(o) x (rows, Dp).
@@ -128,7 +132,7 @@ class NetworkTile {
       reverse_first_layer(w, at, rows, keep);
       for (std::int64_t r = 0; r < rows; ++r) dt[r] = slope_[r] * row_sum(r);
       const PhaseTimer timer(record_, Phase::gradient, in_size(rows));
-      multiply(rows, g_a_, width_, w.in_transposed, grad, dim_, kNoEpilogue);
+      product(timer, rows, g_a_, width_, w.in_transposed, grad, dim_, kNoEpilogue);
     }
   }
 
@@ -159,7 +163,7 @@ class NetworkTile {
     input_cotangent<kDerivatives>(w, rows, kept, sums, d_tau);
     {
       const PhaseTimer timer(record_, Phase::d_input, in_size(rows));
-      multiply(rows, d_s_, width_, w.in_transposed, d_z, dim_, kNoEpilogue);
+      product(timer, rows, d_s_, width_, w.in_transposed, d_z, dim_, kNoEpilogue);
     }
     if (sums.w_in) weight_sums<kDerivatives>(at, z, rows, kept, cotangents, sums);
   }
@@ -181,7 +185,7 @@ class NetworkTile {
   template <class W, class Body>
   FFRL_INLINE void each_with_row_sum(W, const Patch& patch, Body body) const {
     const std::int64_t width = width_;
-    T* const partial = row_partial_;
+    T* const partial = partials_of(patch, row_partial_);
     for (std::int64_t r = patch.first; r < patch.end; ++r) {
       Vec<T> sum{};
 #pragma GCC unroll 4
@@ -193,8 +197,58 @@ class NetworkTile {
     }
   }
 
-  void clear_row_partials(std::int64_t rows) { __builtin_memset(row_partial_, 0, rows * kVector * sizeof(T)); }
-  FFRL_INLINE T row_sum(std::int64_t r) const { return horizontal_sum<T>(load(row_partial_ + r * kVector)); }
+  // A row's sum over units is formed panel by panel, in their order: the first share adds its panels up; those of
+  // others are kept one by one, and added when all are there. So it does not depend on the number of shares.
+
+  std::int64_t partials() const { return helpers_.shares() > 1 ? 1 + width_ / kVector : 1; }
+  std::int64_t partials_size() const { return kPartials * partials(); }
+  static FFRL_INLINE T* partials_of(const Patch& patch, T* partials) {
+    return patch.share == 0 ? partials : partials + (1 + patch.column / kVector) * kPartials;
+  }
+
+  void clear_row_partials(std::int64_t rows) { clear_partials(rows, row_partial_); }
+  void clear_partials(std::int64_t rows, T* of) const {
+    for (std::int64_t i = 0; i < partials(); ++i) __builtin_memset(of + i * kPartials, 0, rows * kVector * sizeof(T));
+  }
+
+  FFRL_INLINE T row_sum(std::int64_t r) const { return sum_of_partials(r, row_partial_); }
+  FFRL_INLINE T sum_of_partials(std::int64_t r, const T* partials) const {
+    Vec<T> sum = load(partials + r * kVector);
+    if (helpers_.shares() > 1) {
+      const std::int64_t vectors = width_ / kVector;
+      for (std::int64_t at = first_panel(vectors, 1, helpers_.shares()); at < vectors; at += panel_width(vectors - at))
+        sum += load(partials + (1 + at) * kPartials + r * kVector);
+    }
+    return horizontal_sum<T>(sum);
+  }
+
+  /// A product of the tile with its epilogue, its columns shared out.
+  template <class Epilogue>
+  FFRL_INLINE void product(const PhaseTimer& timer, std::int64_t rows, const T* x, std::int64_t x_stride,
+                           const Panels<T>& w, T* y, std::int64_t y_stride, Epilogue epilogue) const {
+    share_out(timer, [=](Share share) { multiply(rows, x, x_stride, w, y, y_stride, share, epilogue); });
+  }
+
+  /// The outer products of a weight gradient, its rows shared out.
+  void outer(const PhaseTimer& timer, std::int64_t rows, std::int64_t n, std::int64_t columns,
+             const OuterPairs<T>& pairs, T* g, bool add) const {
+    share_out(timer, [=](Share share) { add_outer(rows, n, columns, pairs, g, add, share); });
+  }
+
+  template <class F>
+  FFRL_INLINE void share_out(const PhaseTimer& timer, F f) const {
+    if (helpers_.shares() == 1)
+      run_share<F>(&f, 0, 1);
+    else
+      helpers_.lead(timer.phase(), run_share<F>, &f);
+  }
+
+  // A copy, since what lies in memory that others know would be read again after each store.
+  template <class F>
+  [[gnu::noinline]] static void run_share(const void* f, int share, int of) {
+    const F copy = *static_cast<const F*>(f);
+    copy(Share{share, of});
+  }
 
   static FFRL_INLINE Vec<T> one_minus_square(Vec<T> x) { return broadcast(T(1)) - x * x; }
 
@@ -219,7 +273,7 @@ class NetworkTile {
     const PhaseTimer timer(record_, Phase::input, in_size(rows));
     T* const a = keep.a;
     const T* const b_in = w.b_in;
-    multiply(rows, z, dim_, w.in, a, width_, [=, this](auto width, Patch patch) {
+    product(timer, rows, z, dim_, w.in, a, width_, [=, this](auto width, Patch patch) {
       each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t n, int) {
         store(a + i, tanh<T>(load(a + i) + load(b_in + n)));
       });
@@ -241,7 +295,7 @@ class NetworkTile {
     const T* const b = l > 0 ? w.b_hid + l * width_ : first_bias;
     const T* const w_out = w.w_out;
     const bool last = l == depth_ - 1;
-    multiply(rows, s, width_, w.hid[l], c, width_, [=, this](auto width, Patch patch) {
+    product(timer, rows, s, width_, w.hid[l], c, width_, [=, this](auto width, Patch patch) {
       if (!last) {
         each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t n, int) {
           store(c + i, tanh<T>(load(c + i) + load(b + n)));
@@ -280,11 +334,12 @@ class NetworkTile {
     T* const v = layer(keep.v, l, rows);
     const T* const c = layer(keep.c, l - 1, rows);
     T* const h = layer(h_, l - 1, rows);
-    multiply(rows, layer(h_, l, rows), width_, w.hid_transposed[l], v, width_, [=, this](auto width, Patch patch) {
-      each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
-        store(h + i, load(v + i) * one_minus_square(load(c + i)));
-      });
-    });
+    product(timer, rows, layer(h_, l, rows), width_, w.hid_transposed[l], v, width_,
+            [=, this](auto width, Patch patch) {
+              each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
+                store(h + i, load(v + i) * one_minus_square(load(c + i)));
+              });
+            });
   }
 
   // v_1 = W_1ᵀ ĥ_1; g_a = φ' v_1 ⊙ (1 − a²) and, in the row sums, v_1 · dτ/dt
@@ -294,7 +349,7 @@ class NetworkTile {
     T *const v_1 = keep.v, *const g_a = g_a_;
     const T *const a = keep.a, *const slope = slope_, *const dtau = at.dtau;
     const std::int64_t dtau_stride = at.dtau_stride;
-    multiply(rows, h_, width_, w.hid_transposed[0], v_1, width_, [=, this](auto width, Patch patch) {
+    product(timer, rows, h_, width_, w.hid_transposed[0], v_1, width_, [=, this](auto width, Patch patch) {
       if (!dtau) {
         each(width, patch, [=](std::int64_t r, std::int64_t i, std::int64_t, int) {
           store(g_a + i, slope[r] * load(v_1 + i) * one_minus_square(load(a + i)));
@@ -320,7 +375,7 @@ class NetworkTile {
     const T *const kept_a = kept.a, *const kept_v = kept.v, *const slope = slope_, *const dtau = at.dtau;
     const T *const gates = cotangents.gate, *const dt_bar = cotangents.dt;
     const std::int64_t dtau_stride = at.dtau_stride;
-    multiply(rows, cotangents.grad, dim_, w.in, d_v, width_, [=, this, &sums](auto width, Patch patch) {
+    product(timer, rows, cotangents.grad, dim_, w.in, d_v, width_, [=, this, &sums](auto width, Patch patch) {
       if (!dtau) {
         each_with_row_sum(width, patch, [=](std::int64_t r, std::int64_t i, std::int64_t, int) {
           const Vec<T> d_ga = load(d_v + i), a = load(kept_a + i), v = load(kept_v + i), a1 = one_minus_square(a);
@@ -357,7 +412,7 @@ class NetworkTile {
     const T* const c = layer(kept.c, l, rows);
     const T* const v_above = layer(kept.v, l + 1, rows);
     T *const d_v_above = layer(d_v_, l + 1, rows), *const d_c = layer(d_p_, l, rows), *const h = layer(h_, l, rows);
-    multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_v_above, width_, [=, this](auto width, Patch patch) {
+    product(timer, rows, layer(d_v_, l, rows), width_, w.hid[l], d_v_above, width_, [=, this](auto width, Patch patch) {
       each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
         const Vec<T> d_h = load(d_v_above + i), x = load(c + i), v = load(v_above + i), c1 = one_minus_square(x);
         store(h + i, v * c1);
@@ -397,9 +452,9 @@ class NetworkTile {
       sums.add_columns(b_sum, patch.column, d_bias);
     };
     if constexpr (kDerivatives)
-      multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_p, width_, epilogue);
+      product(timer, rows, layer(d_v_, l, rows), width_, w.hid[l], d_p, width_, epilogue);
     else
-      for_each_panel(width_ / kVector,
+      for_each_panel(width_ / kVector, Share{},
                      [&](auto width, std::int64_t at) { epilogue(width, Patch{0, rows, at * kVector}); });
   }
 
@@ -411,18 +466,18 @@ class NetworkTile {
     const T* const c = layer(kept.c, l - 1, rows);
     T *const d_p = layer(d_p_, l - 1, rows), *const d_s = d_s_;
     T* const b_sum = l > 1 ? sums.b_hid + (l - 1) * width_ : sums.b_first;
-    multiply(rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s, width_,
-             [=, this, &sums](auto width, Patch patch) {
-               Vec<T> d_bias[decltype(width)::value] = {};
-               each(width, patch, [=, &d_bias](std::int64_t, std::int64_t i, std::int64_t, int j) {
-                 Vec<T> d = load(d_s + i);
-                 if constexpr (kDerivatives) d += load(d_p + i);
-                 d *= one_minus_square(load(c + i));
-                 d_bias[j] += d;
-                 store(d_p + i, d);
-               });
-               sums.add_columns(b_sum, patch.column, d_bias);
-             });
+    product(timer, rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s, width_,
+            [=, this, &sums](auto width, Patch patch) {
+              Vec<T> d_bias[decltype(width)::value] = {};
+              each(width, patch, [=, &d_bias](std::int64_t, std::int64_t i, std::int64_t, int j) {
+                Vec<T> d = load(d_s + i);
+                if constexpr (kDerivatives) d += load(d_p + i);
+                d *= one_minus_square(load(c + i));
+                d_bias[j] += d;
+                store(d_p + i, d);
+              });
+              sums.add_columns(b_sum, patch.column, d_bias);
+            });
   }
 
   // d_s0 = W_1ᵀ d_p_1, which is also dL/dτ; d_q = (d_a + d_s0) ⊙ (1 − a²), left in d_s; sum of db_in
@@ -432,7 +487,7 @@ class NetworkTile {
     const PhaseTimer timer(record_, Phase::d_hidden, hidden_size(rows));
     T* const d_s = d_s_;
     const T *const kept_a = kept.a, *const d_a = d_a_;
-    multiply(rows, d_p_, width_, w.hid_transposed[0], d_s, width_, [=, this, &sums](auto width, Patch patch) {
+    product(timer, rows, d_p_, width_, w.hid_transposed[0], d_s, width_, [=, this, &sums](auto width, Patch patch) {
       Vec<T> d_bias[decltype(width)::value] = {};
       each(width, patch, [=, &d_bias](std::int64_t, std::int64_t i, std::int64_t, int j) {
         Vec<T> d = load(d_s + i);
@@ -458,12 +513,12 @@ class NetworkTile {
       OuterPairs<T> pairs(width_, width_);
       pairs.add(layer(d_p_, l, rows), layer_input(at, kept, l, rows));
       if constexpr (kDerivatives) pairs.add(layer(h_, l, rows), layer(d_v_, l, rows));
-      add_outer(rows, h, h, pairs, sums.w_hid + l * h * width_, !sums.fresh);
+      outer(timer, rows, h, h, pairs, sums.w_hid + l * h * width_, !sums.fresh);
     }
     OuterPairs<T> pairs(width_, dim_);
     pairs.add(d_s_, z);
     if constexpr (kDerivatives) pairs.add(g_a_, cotangents.grad);
-    add_outer(rows, h, shape_.dim, pairs, sums.w_in, !sums.fresh);
+    outer(timer, rows, h, shape_.dim, pairs, sums.w_in, !sums.fresh);
   }
 
   // The phases with a tangent, tangent_tile.hpp.
@@ -492,6 +547,7 @@ class NetworkTile {
 
   NetworkShape shape_;
   std::int64_t width_, dim_, depth_;  // Hp, Dp, L
+  Helpers& helpers_;
   PhaseRecord* record_;
   T *s0_, *h_, *g_a_, *d_a_, *d_v_, *d_p_, *d_s_, *row_partial_, *slope_, *d_slope_, *d_out_, *curve_;
   // With a tangent: what answers to s, ĥ, g_a, d_v, d_p and d_s along it; W_in w̄; d_q̇; sums of a row; d_ȯ; dL/dx (Dp,).

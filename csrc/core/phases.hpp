@@ -38,7 +38,7 @@ struct PhaseRecord {
 class PhaseTimer {
  public:
   __attribute__((always_inline)) PhaseTimer(PhaseRecord* record, Phase phase, double multiply_adds = 0)
-      : entry_(record ? &record->phases[static_cast<int>(phase)] : nullptr) {
+      : phase_(phase), entry_(record ? &record->phases[static_cast<int>(phase)] : nullptr) {
     if (!entry_) return;
     entry_->operations += 2 * multiply_adds;
     start_ = omp_get_wtime();
@@ -49,7 +49,10 @@ class PhaseTimer {
   PhaseTimer(const PhaseTimer&) = delete;
   PhaseTimer& operator=(const PhaseTimer&) = delete;
 
+  __attribute__((always_inline)) Phase phase() const { return phase_; }
+
  private:
+  Phase phase_;
   PhaseRecord::Entry* entry_;
   double start_ = 0;
 };

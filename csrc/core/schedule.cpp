@@ -31,6 +31,11 @@ constexpr double kStart = 60e3;             // to start threads and to wait for 
 constexpr double kTimeWeight = 1 / 6.0;     // a byte of the conditioning's weights, read from the third-level cache
 constexpr double kPackedWeight = 1 / 32.0;  // a byte of packed weights fetched, less what is gained by packing together
 
+// More rows are divided: a thread then reads all weights, but waits for no other.
+constexpr std::int64_t kRowsByUnits = kTileRows / 2;
+// Of a product's weights, what a share should have to read: a microsecond or two, beside which waiting is little.
+constexpr double kShareOfWeights = 64 * 1024;
+
 }  // namespace
 
 int threads_that_pay(const Effort& effort, int threads) {
@@ -40,8 +45,13 @@ int threads_that_pay(const Effort& effort, int threads) {
   return saved > kStart + kPackedWeight * effort.packed ? useful : 1;
 }
 
+int threads_of_units(const Effort& effort, std::int64_t rows, int threads) {
+  if (rows > kRowsByUnits) return 1;
+  return static_cast<int>(std::clamp(effort.largest / kShareOfWeights, 1.0, static_cast<double>(std::max(threads, 1))));
+}
+
 void plan(Schedule& s, std::int64_t rows, std::int64_t potentials, std::int64_t selected, const std::int64_t* index,
-          bool gates, int shares) {
+          bool gates, Division shares) {
   s.order.clear();
   s.jobs.clear();
   s.slot_potential.clear();
@@ -51,8 +61,8 @@ void plan(Schedule& s, std::int64_t rows, std::int64_t potentials, std::int64_t 
 
   s.shares = shares;
   s.begin.assign(1, 0);
-  for (int share = 0; share < shares; ++share) {
-    const std::int64_t from = rows * share / shares, to = rows * (share + 1) / shares;
+  for (int share = 0; share < shares.rows; ++share) {
+    const std::int64_t from = rows * share / shares.rows, to = rows * (share + 1) / shares.rows;
     for (std::size_t g = 0; g + 1 < groups.size(); ++g) {
       const std::int64_t begin = std::max(from, groups[g]), end = std::min(to, groups[g + 1]);
       if (begin >= end) continue;

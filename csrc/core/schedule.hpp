@@ -18,10 +18,16 @@ struct Job {
   std::int64_t slot;       // where its weight gradients are summed; under gates the first of K slots
 };
 
-/// The work in shares, one for each thread that is to be used; fixed by the shape of the problem and the number of
-/// shares alone: results do not depend on timing, nor on how many threads take the shares.
+/// Into how many shares the work is divided, one for each thread that is to be used: by rows, or where these are few by
+/// units, when all threads go through the network together. At least one of the two is 1.
+struct Division {
+  int rows = 1, units = 1;
+};
+
+/// The work in shares; fixed by the shape of the problem and the division alone: results do not depend on timing, nor
+/// on how many threads take the shares.
 struct Schedule {
-  int shares = 1;
+  Division shares;
   std::vector<std::int64_t> order;           // rows grouped by potential; empty: as they come
   std::vector<Job> jobs;                     // grouped by share
   std::vector<std::int64_t> begin;           // share i has jobs begin[i] … begin[i + 1], of few rows maybe none
@@ -35,15 +41,18 @@ struct Effort {
   double products;      // of all rows: multiply-adds of whole vectors
   double time_weights;  // bytes of weights of the time conditioning, each read once, by whichever thread
   double packed;        // bytes of packed weights, which every thread fetches from the caches of those that packed them
+  double largest;       // bytes of the largest weight matrix
 };
 
 /// How many of at most `threads` threads to use: as many as have enough to do, or one where what they save does not pay
 /// for starting them. Few rows and narrow networks are faster on one.
 int threads_that_pay(const Effort& effort, int threads);
 
-/// Divides `rows` evenly into `shares`. Throws std::out_of_range when an index lies outside
-/// 0 … potentials − 1.
+/// As many of `threads` threads as may share the units of so few rows; 1: the rows are better divided.
+int threads_of_units(const Effort& effort, std::int64_t rows, int threads);
+
+/// Divides `rows` evenly. Throws std::out_of_range when an index lies outside 0 … potentials − 1.
 void plan(Schedule& schedule, std::int64_t rows, std::int64_t potentials, std::int64_t selected,
-          const std::int64_t* index, bool gates, int shares);
+          const std::int64_t* index, bool gates, Division shares);
 
 }  // namespace ffrl

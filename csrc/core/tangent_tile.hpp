@@ -25,7 +25,7 @@ void NetworkTile<T>::forward_tangent(const PackedNetwork<T>& w, std::int64_t row
                                      const Tangent<T>& along, T* hvp) {
   {
     const PhaseTimer timer(record_, Phase::input, in_size(along.shared ? 1 : rows));
-    multiply(along.shared ? 1 : rows, along.x, dim_, w.in, along.q_dot, width_, kNoEpilogue);
+    product(timer, along.shared ? 1 : rows, along.x, dim_, w.in, along.q_dot, width_, kNoEpilogue);
   }
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t n = 0; n < width_; n += kVector)
@@ -37,7 +37,7 @@ void NetworkTile<T>::forward_tangent(const PackedNetwork<T>& w, std::int64_t row
   for (std::int64_t l = depth_ - 1; l > 0; --l) reverse_tangent(w, l, rows, kept, along);
   gradient_tangent(w, rows, kept, along);
   const PhaseTimer timer(record_, Phase::gradient, in_size(rows));
-  multiply(rows, g_dot_, width_, w.in_transposed, hvp, dim_, kNoEpilogue);
+  product(timer, rows, g_dot_, width_, w.in_transposed, hvp, dim_, kNoEpilogue);
 }
 
 // ṗ_ℓ = W_ℓ ṡ_{ℓ−1}, ċ_ℓ; for ℓ = L also ȯ and ĥ̇_L = w_out ⊙ c₂ ⊙ ṗ
@@ -50,7 +50,7 @@ void NetworkTile<T>::hidden_tangent(const PackedNetwork<T>& w, std::int64_t l, s
   T *const p_dot = layer(along.p_dot, l, rows), *const c_dot = last ? nullptr : layer(s_dot_, l + 1, rows);
   T* const h_dot = layer(h_dot_, l, rows);
   const T* const w_out = w.w_out;
-  multiply(rows, layer(s_dot_, l, rows), width_, w.hid[l], p_dot, width_, [=, this](auto width, Patch patch) {
+  product(timer, rows, layer(s_dot_, l, rows), width_, w.hid[l], p_dot, width_, [=, this](auto width, Patch patch) {
     if (!last) {
       each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
         store(c_dot + i, one_minus_square(load(c + i)) * load(p_dot + i));
@@ -74,13 +74,13 @@ void NetworkTile<T>::reverse_tangent(const PackedNetwork<T>& w, std::int64_t l, 
   T *const v_dot = layer(along.v_dot, l, rows), *const h_dot = layer(h_dot_, l - 1, rows);
   const T *const v = layer(kept.v, l, rows), *const c = layer(kept.c, l - 1, rows);
   const T* const p_dot = layer(along.p_dot, l - 1, rows);
-  multiply(rows, layer(h_dot_, l, rows), width_, w.hid_transposed[l], v_dot, width_,
-           [=, this](auto width, Patch patch) {
-             each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
-               const TanhDerivatives<T> d(load(c + i));
-               store(h_dot + i, load(v_dot + i) * d.first + load(v + i) * d.second * load(p_dot + i));
-             });
-           });
+  product(timer, rows, layer(h_dot_, l, rows), width_, w.hid_transposed[l], v_dot, width_,
+          [=, this](auto width, Patch patch) {
+            each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
+              const TanhDerivatives<T> d(load(c + i));
+              store(h_dot + i, load(v_dot + i) * d.first + load(v + i) * d.second * load(p_dot + i));
+            });
+          });
 }
 
 // v̇_1 = W_1ᵀ ĥ̇_1 and φ' Ġ + φ'' ȯ G
@@ -92,7 +92,7 @@ void NetworkTile<T>::gradient_tangent(const PackedNetwork<T>& w, std::int64_t ro
   const T *const v_1 = kept.v, *const a = kept.a, *const q_dot = along.q_dot, *const slope = slope_;
   const T *const curve = curve_, *const out_dot = along.out_dot;
   const std::int64_t stride = q_stride(along);
-  multiply(rows, h_dot_, width_, w.hid_transposed[0], v_dot, width_, [=, this](auto width, Patch patch) {
+  product(timer, rows, h_dot_, width_, w.hid_transposed[0], v_dot, width_, [=, this](auto width, Patch patch) {
     each(width, patch, [=](std::int64_t r, std::int64_t i, std::int64_t n, int) {
       const TanhDerivatives<T> d(load(a + i));
       const Vec<T> v = load(v_1 + i);
@@ -108,14 +108,17 @@ void NetworkTile<T>::backward_tangent(const PackedNetwork<T>& w, const TileCondi
                                       const TileCotangents<T>& cotangents, const WeightSums<T>& sums, T* d_z, T* d_x,
                                       T* d_tau, T* d_dtau, T* d_gate) {
   set_slope(rows, kept);
-  if (along.shared) multiply(1, along.x, dim_, w.in, along.q_dot, width_, kNoEpilogue);  // it is not kept
+  if (along.shared) {  // it is not kept
+    const PhaseTimer timer(record_, Phase::input, in_size(1));
+    product(timer, 1, along.x, dim_, w.in, along.q_dot, width_, kNoEpilogue);
+  }
   gradient_cotangent_tangent(w, at, rows, kept, along, cotangents, sums, d_dtau);
   T b_out = T(0);
   for (std::int64_t r = 0; r < rows; ++r) {
     // Three derivatives of φ, and the cotangents of φ' and of φ'' ȯ.
     const T u = kept.value[r], first = slope_[r], second = curve_[r], out_dot = along.out_dot[r];
     const T third = shape_.out_tanh ? -2 * first * (1 - 3 * u * u) : T(0);
-    const T d_slope = d_slope_[r], d_bend = horizontal_sum<T>(load(second_partial_ + r * kVector));
+    const T d_slope = d_slope_[r], d_bend = sum_of_partials(r, second_partial_);
     d_out_[r] = cotangents.gate[r] * (cotangents.u[r] * first + d_slope * second + d_bend * out_dot * third);
     d_out_dot_[r] = cotangents.gate[r] * d_bend * second;
     b_out += d_out_[r];
@@ -128,7 +131,7 @@ void NetworkTile<T>::backward_tangent(const PackedNetwork<T>& w, const TileCondi
   input_cotangent_tangent(w, rows, kept, along, sums, d_tau);
   {
     const PhaseTimer timer(record_, Phase::d_input, in_size(rows));
-    multiply(rows, d_s_, width_, w.in_transposed, d_z, dim_, kNoEpilogue);
+    product(timer, rows, d_s_, width_, w.in_transposed, d_z, dim_, kNoEpilogue);
   }
   tangent_cotangent(w, rows, along, sums, d_x);
   if (sums.w_in) weight_sums_tangent(at, z, rows, kept, along, cotangents, sums);
@@ -142,18 +145,20 @@ void NetworkTile<T>::gradient_cotangent_tangent(const PackedNetwork<T>& w, const
                                                 const TileCotangents<T>& cotangents, const WeightSums<T>& sums,
                                                 T* d_dtau) {
   const PhaseTimer timer(record_, Phase::d_gradient, 2 * in_size(rows));
-  multiply(rows, cotangents.hvp, dim_, w.in, f_, width_, kNoEpilogue);
+  product(timer, rows, cotangents.hvp, dim_, w.in, f_, width_, kNoEpilogue);
   clear_row_partials(rows);
-  __builtin_memset(second_partial_, 0, rows * kVector * sizeof(T));
+  clear_partials(rows, second_partial_);
   T *const d_v = d_v_, *const d_v_dot = d_v_dot_, *const g_a = g_a_, *const g_dot = g_dot_, *const d_a = d_a_;
   T *const s_dot = s_dot_, *const d_q_dot = d_q_dot_, *const second_partial = second_partial_;
   const T *const kept_a = kept.a, *const kept_v = kept.v, *const kept_v_dot = along.v_dot, *const q_dot = along.q_dot;
   const T *const f_of = f_, *const slope = slope_, *const curve = curve_, *const out_dot = along.out_dot;
   const T *const dtau = at.dtau, *const gates = cotangents.gate, *const dt_bar = cotangents.dt;
   const std::int64_t dtau_stride = at.dtau_stride, stride = q_stride(along);
-  multiply(rows, cotangents.grad, dim_, w.in, d_v, width_, [=, this, &sums](auto width, Patch patch) {
-    Vec<T> dtau_sum[decltype(width)::value] = {};
-    each_with_row_sum(width, patch, [=, &dtau_sum](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
+  product(timer, rows, cotangents.grad, dim_, w.in, d_v, width_, [=, this, &sums](auto width, Patch patch) {
+    constexpr int last = decltype(width)::value - 1;
+    Vec<T> dtau_sum[last + 1] = {}, bend_sum{};
+    T* const bends = partials_of(patch, second_partial);
+    each_with_row_sum(width, patch, [=, &dtau_sum, &bend_sum](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
       const Vec<T> a = load(kept_a + i), v = load(kept_v + i), v_dot = load(kept_v_dot + i);
       const Vec<T> q = load(q_dot + r * stride + n), e = load(d_v + i), f = load(f_of + i);
       const TanhDerivatives<T> d(a);
@@ -174,8 +179,8 @@ void NetworkTile<T>::gradient_cotangent_tangent(const PackedNetwork<T>& w, const
       store(g_a + i, scale * g);
       store(g_dot + i, scale * g_along + bend * g);
       store(s_dot + i, d.first * q);
-      T* const partial = second_partial + r * kVector;
-      store(partial, load(partial) + f * g);
+      bend_sum = j == 0 ? f * g : bend_sum + f * g;
+      if (j == last) store(bends + r * kVector, load(bends + r * kVector) + bend_sum);
       return v * time + e * g + f * g_along;
     });
     if (dtau) sums.add_columns(sums.dtau, patch.column, dtau_sum);
@@ -193,8 +198,8 @@ void NetworkTile<T>::reverse_cotangent_tangent(const PackedNetwork<T>& w, std::i
   T *const d_v_above = layer(d_v_, l + 1, rows), *const d_v_dot_above = layer(d_v_dot_, l + 1, rows);
   T *const d_c = layer(d_p_, l, rows), *const d_p_dot = layer(d_p_dot_, l, rows);
   T *const h = layer(h_, l, rows), *const h_dot = layer(h_dot_, l, rows), *const c_dot = layer(s_dot_, l + 1, rows);
-  multiply(rows, layer(d_v_dot_, l, rows), width_, w.hid[l], d_v_dot_above, width_, kNoEpilogue);
-  multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_v_above, width_, [=, this](auto width, Patch patch) {
+  product(timer, rows, layer(d_v_dot_, l, rows), width_, w.hid[l], d_v_dot_above, width_, kNoEpilogue);
+  product(timer, rows, layer(d_v_, l, rows), width_, w.hid[l], d_v_above, width_, [=, this](auto width, Patch patch) {
     each(width, patch, [=](std::int64_t, std::int64_t i, std::int64_t, int) {
       const Vec<T> x = load(c + i), p = load(p_dot + i), v = load(v_above + i), v_dot = load(v_dot_above + i);
       const Vec<T> d_h = load(d_v_above + i), d_h_dot = load(d_v_dot_above + i);
@@ -222,8 +227,8 @@ void NetworkTile<T>::last_layer_cotangent_tangent(const PackedNetwork<T>& w, std
   T *const h = layer(h_, l, rows), *const h_dot = layer(h_dot_, l, rows);
   T* const b_sum = l > 0 ? sums.b_hid + l * width_ : sums.b_first;
   const T *const d_out = d_out_, *const d_out_dot = d_out_dot_, *const w_out = w.w_out;
-  multiply(rows, layer(d_v_dot_, l, rows), width_, w.hid[l], d_p_dot, width_, kNoEpilogue);
-  multiply(rows, layer(d_v_, l, rows), width_, w.hid[l], d_p, width_, [=, this, &sums](auto width, Patch patch) {
+  product(timer, rows, layer(d_v_dot_, l, rows), width_, w.hid[l], d_p_dot, width_, kNoEpilogue);
+  product(timer, rows, layer(d_v_, l, rows), width_, w.hid[l], d_p, width_, [=, this, &sums](auto width, Patch patch) {
     Vec<T> d_out_weight[decltype(width)::value] = {}, d_bias[decltype(width)::value] = {};
     each(width, patch, [=, &d_out_weight, &d_bias](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
       const Vec<T> x = load(c + i), p = load(p_dot + i), out = load(w_out + n);
@@ -253,20 +258,20 @@ void NetworkTile<T>::hidden_cotangent_tangent(const PackedNetwork<T>& w, std::in
   T *const d_p = layer(d_p_, l - 1, rows), *const d_p_dot = layer(d_p_dot_, l - 1, rows);
   T *const d_s = d_s_, *const d_s_dot = d_s_dot_;
   T* const b_sum = l > 1 ? sums.b_hid + (l - 1) * width_ : sums.b_first;
-  multiply(rows, layer(d_p_dot_, l, rows), width_, w.hid_transposed[l], d_s_dot, width_, kNoEpilogue);
-  multiply(rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s, width_,
-           [=, this, &sums](auto width, Patch patch) {
-             Vec<T> d_bias[decltype(width)::value] = {};
-             each(width, patch, [=, &d_bias](std::int64_t, std::int64_t i, std::int64_t, int j) {
-               const Vec<T> x = load(c + i), d_along = load(d_s_dot + i), c1 = one_minus_square(x);
-               const Vec<T> d_c = load(d_p + i) + load(d_s + i) + d_along * load(p_dot + i) * (T(-2) * x);
-               const Vec<T> d = d_c * c1;
-               d_bias[j] += d;
-               store(d_p + i, d);
-               store(d_p_dot + i, load(d_p_dot + i) + d_along * c1);
-             });
-             sums.add_columns(b_sum, patch.column, d_bias);
-           });
+  product(timer, rows, layer(d_p_dot_, l, rows), width_, w.hid_transposed[l], d_s_dot, width_, kNoEpilogue);
+  product(timer, rows, layer(d_p_, l, rows), width_, w.hid_transposed[l], d_s, width_,
+          [=, this, &sums](auto width, Patch patch) {
+            Vec<T> d_bias[decltype(width)::value] = {};
+            each(width, patch, [=, &d_bias](std::int64_t, std::int64_t i, std::int64_t, int j) {
+              const Vec<T> x = load(c + i), d_along = load(d_s_dot + i), c1 = one_minus_square(x);
+              const Vec<T> d_c = load(d_p + i) + load(d_s + i) + d_along * load(p_dot + i) * (T(-2) * x);
+              const Vec<T> d = d_c * c1;
+              d_bias[j] += d;
+              store(d_p + i, d);
+              store(d_p_dot + i, load(d_p_dot + i) + d_along * c1);
+            });
+            sums.add_columns(b_sum, patch.column, d_bias);
+          });
 }
 
 // d_s0 = W_1ᵀ d_p_1, which is also dL/dτ, and d_ȧ = W_1ᵀ d_ṗ_1; d_q, left in d_s, and d_q̇; sum of db_in
@@ -277,8 +282,8 @@ void NetworkTile<T>::input_cotangent_tangent(const PackedNetwork<T>& w, std::int
   T *const d_s = d_s_, *const d_s_dot = d_s_dot_, *const d_q_dot = d_q_dot_;
   const T *const kept_a = kept.a, *const d_a = d_a_, *const q_dot = along.q_dot;
   const std::int64_t stride = q_stride(along);
-  multiply(rows, d_p_dot_, width_, w.hid_transposed[0], d_s_dot, width_, kNoEpilogue);
-  multiply(rows, d_p_, width_, w.hid_transposed[0], d_s, width_, [=, this, &sums](auto width, Patch patch) {
+  product(timer, rows, d_p_dot_, width_, w.hid_transposed[0], d_s_dot, width_, kNoEpilogue);
+  product(timer, rows, d_p_, width_, w.hid_transposed[0], d_s, width_, [=, this, &sums](auto width, Patch patch) {
     Vec<T> d_bias[decltype(width)::value] = {};
     each(width, patch, [=, &d_bias](std::int64_t r, std::int64_t i, std::int64_t n, int j) {
       const Vec<T> a = load(kept_a + i), a1 = one_minus_square(a), d_s0 = load(d_s + i), d_along = load(d_s_dot + i);
@@ -302,12 +307,13 @@ void NetworkTile<T>::tangent_cotangent(const PackedNetwork<T>& w, std::int64_t r
       for (std::int64_t n = 0; n < width_; n += kVector)
         store(d_q_dot_ + n, load(d_q_dot_ + n) + load(d_q_dot_ + r * width_ + n));
     if (!sums.tangent) return;
-    multiply(1, d_q_dot_, width_, w.in_transposed, one_d_x_, dim_, kNoEpilogue);
+    const PhaseTimer timer(record_, Phase::d_input, in_size(1));
+    product(timer, 1, d_q_dot_, width_, w.in_transposed, one_d_x_, dim_, kNoEpilogue);
     for (std::int64_t d = 0; d < dim_; d += kVector)
       store(sums.tangent + d, load(sums.tangent + d) + load(one_d_x_ + d));
   } else if (d_x) {
     const PhaseTimer timer(record_, Phase::d_input, in_size(rows));
-    multiply(rows, d_q_dot_, width_, w.in_transposed, d_x, dim_, kNoEpilogue);
+    product(timer, rows, d_q_dot_, width_, w.in_transposed, d_x, dim_, kNoEpilogue);
   }
 }
 
@@ -326,18 +332,18 @@ void NetworkTile<T>::weight_sums_tangent(const TileConditioning<T>& at, const T*
     pairs.add(layer(h_, l, rows), layer(d_v_, l, rows));
     pairs.add(layer(d_p_dot_, l, rows), layer(s_dot_, l, rows));
     pairs.add(layer(h_dot_, l, rows), layer(d_v_dot_, l, rows));
-    add_outer(rows, h, h, pairs, sums.w_hid + l * h * width_, !sums.fresh);
+    outer(timer, rows, h, h, pairs, sums.w_hid + l * h * width_, !sums.fresh);
   }
   OuterPairs<T> pairs(width_, dim_);
   pairs.add(d_s_, z);
   pairs.add(g_a_, cotangents.grad);
   pairs.add(g_dot_, cotangents.hvp);
   if (!along.shared) pairs.add(d_q_dot_, along.x);
-  add_outer(rows, h, shape_.dim, pairs, sums.w_in, !sums.fresh);
+  outer(timer, rows, h, shape_.dim, pairs, sums.w_in, !sums.fresh);
   if (!along.shared) return;
   OuterPairs<T> one(width_, dim_);
   one.add(d_q_dot_, along.x);
-  add_outer(1, h, shape_.dim, one, sums.w_in, true);
+  outer(timer, 1, h, shape_.dim, one, sums.w_in, true);
 }
 
 }  // namespace ffrl::FFRL_ISA

@@ -14,6 +14,7 @@ from torch import Tensor
 import ffrl_fast
 from ffrl_fast import PotentialBank
 from ffrl_fast.native import record_phases
+from ffrl_fast.profile import PHASES
 
 K = 3
 
@@ -81,6 +82,16 @@ def test_threads_are_used_where_they_pay(dim: int, rows: int, used: int) -> None
     assert (records != 0).any(dim=1).sum() == used
 
 
+def test_units_are_shared_out() -> None:
+    """Of one row, the second thread takes its part of every product of both sweeps, and of the weight gradients."""
+    bank, z = PotentialBank(1, 324), torch.randn(1, 324)
+    torch.set_num_threads(2)
+    with record_phases() as records:
+        ffrl_fast.value_and_grad(z, 0.5, bank, backend="cpu")
+    helper = dict(zip(PHASES, records[1, :-1].view(-1, 2)[:, 0].tolist(), strict=True))
+    assert all(helper[name] > 0 for name in PHASES[2:11])
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("forward", [1, 2, 3])
 @pytest.mark.parametrize("backward", [1, 2, 3])
@@ -101,6 +112,48 @@ def test_backward_on_another_number_of_threads(forward: int, backward: int, step
     for found, exact in zip(gradients(forward, backward), of_one, strict=True):
         torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(gradients(forward, 1), gradients(forward, backward), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("selection", ["int", "index", "gates"])
+@pytest.mark.parametrize("operator", ["integrate", "hj_loss", "hessian_vector"])
+def test_few_rows_are_shared_out_by_units(operator: str, selection: str, dtype: torch.dtype) -> None:
+    """Where all threads go through a network together, every number is that of one thread, bit for bit."""
+    torch.manual_seed(0)
+    dim, width = 150, 333  # panels of several widths, padded columns
+    bank = PotentialBank(K, dim, width=width, depth=2, dtype=dtype)
+    force = PotentialBank(K, dim, width=width, depth=2, dtype=dtype)
+
+    def run(rows: int, forward: int, backward: int) -> tuple[Tensor, ...]:
+        torch.manual_seed(rows)
+        z = torch.randn(rows, dim, dtype=dtype, requires_grad=True)
+        chosen: dict[str, Tensor | int] = {"index": 1}
+        if selection == "index":
+            chosen = {"index": torch.randint(0, K, (rows,))}
+        elif selection == "gates":
+            chosen = {"gates": torch.rand(rows, K, dtype=dtype)}
+        torch.set_num_threads(forward)
+        if operator == "hj_loss":
+            outputs = (ffrl_fast.hj_loss(z, 0.5, bank, force=force, backend="cpu", **chosen),)
+        elif operator == "integrate":
+            path = ffrl_fast.integrate(z, [0.0, 1.0], bank, force=force, outputs=("residual",), backend="cpu", **chosen)
+            assert path.residual is not None
+            outputs = (path.z, path.residual)
+        else:
+            tangent = torch.randn(rows, dim, dtype=dtype)
+            u, dt, grad, hvp = ffrl_fast.potential_field(z, 0.5, bank, tangent=tangent, backend="cpu", **chosen)
+            assert hvp is not None
+            outputs = (u, dt, grad, hvp)
+        value = torch.stack([o.square().sum() for o in outputs]).sum()
+        torch.set_num_threads(backward)
+        leaves = [z, bank.theta] + ([force.theta] if operator != "hessian_vector" else [])
+        return (*(o.detach() for o in outputs), *torch.autograd.grad(value, leaves))
+
+    for rows in (1, 3, 7, 24):  # weights in place, and packed
+        of_one = run(rows, 1, 1)
+        for forward, backward in ((2, 2), (3, 3), (1, 3), (3, 1)):
+            found = run(rows, forward, backward)
+            assert all(torch.equal(a, b) for a, b in zip(found, of_one, strict=True))
 
 
 def test_phases_are_recorded_for_no_more_threads_than_when_that_began() -> None:

@@ -1,0 +1,45 @@
+// Threads that share out the units of a tile: where the rows are too few to be divided, one thread leads them through
+// the network, and all take a part of each product's columns.
+#pragma once
+
+#include "phases.hpp"
+
+namespace ffrl {
+
+class Helpers {
+ public:
+  /// Part `share` of `shares` of a phase.
+  using Task = void (*)(const void* context, int share, int shares);
+
+  /// Into how many parts each phase is divided. Results depend on it, not on how many threads take the parts.
+  explicit Helpers(int shares) : shares_(shares) {}
+  Helpers(const Helpers&) = delete;
+  Helpers& operator=(const Helpers&) = delete;
+
+  int shares() const { return shares_; }
+
+  /// Before lead() and help(): how many threads are there.
+  void gather(int threads) { threads_ = threads; }
+
+  /// Runs all parts, on this thread and on those that help; returns when all are done.
+  void lead(Phase phase, Task task, const void* context);
+  /// Takes parts of what is led, as thread 1 … threads − 1, until the helpers are dismissed.
+  void help(int me, PhaseRecord* record);
+  void dismiss();
+
+ private:
+  void run(Task task, const void* context, int me) const {
+    for (int share = me; share < shares_; share += threads_) task(context, share, shares_);
+  }
+
+  const int shares_;
+  int threads_ = 1;
+  Phase phase_{};
+  Task task_ = nullptr;  // null: dismissed
+  const void* context_ = nullptr;
+  // On lines of their own: each is written by one side while the other reads it again and again.
+  alignas(64) unsigned round_ = 0;
+  alignas(64) int done_ = 0;
+};
+
+}  // namespace ffrl
