@@ -242,15 +242,16 @@ template <class T>
 void multiply_in_place(std::int64_t rows, const T* x, std::int64_t x_stride, const Panels<T>& w, T* y,
                        std::int64_t y_stride, std::int64_t from, std::int64_t end) {
   constexpr int kUnroll = 4;
+  const std::int64_t last = end < w.columns ? end : w.columns;
   const std::int64_t whole = w.inner / kLanes<T> * kLanes<T>;
   for (std::int64_t r = 0; r < rows; ++r) {
     const T* xr = x + r * x_stride;
     T* yr = y + r * y_stride;
-    for (std::int64_t n = from; n < end && n < w.columns; n += kUnroll) {
+    for (std::int64_t n = from; n < last; n += kUnroll) {
       const T* unit[kUnroll];
       Vec<T> sum[kUnroll] = {};
 #pragma GCC unroll 4
-      for (int i = 0; i < kUnroll; ++i) unit[i] = w.source + (n + i < w.columns ? n + i : n) * w.column_step;
+      for (int i = 0; i < kUnroll; ++i) unit[i] = w.source + (n + i < last ? n + i : n) * w.column_step;
       for (std::int64_t k = 0; k < whole; k += kLanes<T>) {
         const Vec<T> xk = load(xr + k);
 #pragma GCC unroll 4
@@ -260,7 +261,7 @@ void multiply_in_place(std::int64_t rows, const T* x, std::int64_t x_stride, con
       for (int i = 0; i < kUnroll; ++i) {
         T total = horizontal_sum<T>(sum[i]);
         for (std::int64_t k = whole; k < w.inner; ++k) total += xr[k] * unit[i][k];
-        if (n + i < w.columns) yr[n + i] = total;
+        if (n + i < last) yr[n + i] = total;
       }
     }
     for (std::int64_t n = w.columns > from ? w.columns : from; n < end; ++n) yr[n] = T(0);

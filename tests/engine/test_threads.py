@@ -169,14 +169,15 @@ def test_fewer_threads_than_asked_for() -> None:
     """OpenMP need not give as many threads as torch has been told to use; no row may be lost by it."""
     program = """
 import torch, ffrl_fast
-bank, z = ffrl_fast.PotentialBank(1, 64), torch.randn(333, 64)
-torch.set_num_threads(3)
-found = ffrl_fast.value_and_grad(z, 0.5, bank, backend="cpu")
-torch.set_num_threads(1)
-exact = ffrl_fast.value_and_grad(z, 0.5, bank, backend="cpu")
-torch.testing.assert_close(found[0], exact[0])
-for a, b in zip(found[1][:2], exact[1][:2]):
-    torch.testing.assert_close(a, b)
+for rows, dim in (333, 64), (3, 324):  # by rows, by units
+    bank, z = ffrl_fast.PotentialBank(1, dim), torch.randn(rows, dim)
+    torch.set_num_threads(3)
+    found = ffrl_fast.value_and_grad(z, 0.5, bank, backend="cpu")
+    torch.set_num_threads(1)
+    exact = ffrl_fast.value_and_grad(z, 0.5, bank, backend="cpu")
+    torch.testing.assert_close(found[0], exact[0])
+    for a, b in zip(found[1][:2], exact[1][:2]):
+        torch.testing.assert_close(a, b)
 """
     environment = os.environ | {"OMP_THREAD_LIMIT": "2", "PYTHONWARNINGS": "error"}
     subprocess.run([sys.executable, "-P", "-c", program], check=True, env=environment, timeout=120)

@@ -11,9 +11,14 @@ import pytest
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
+SLOW = ("test_engine.py",)  # minutes; by default the compiled kernels alone are executed, in the interpreter of PTX
+NAMES = [
+    pytest.param(path.name, marks=pytest.mark.slow if path.name in SLOW else ())
+    for path in sorted((HERE / "interpreted").glob("test_*.py"))
+]
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (HERE / "interpreted").glob("test_*.py")))
+@pytest.mark.parametrize("name", NAMES)
 def test_in_the_interpreter(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted" / name)],
