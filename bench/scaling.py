@@ -123,7 +123,8 @@ def main() -> None:
         for name, timing in interleave(calls, seconds=a.seconds).items():
             found = {"median_s": timing.median / times, "min_s": timing.minimum / times}
             results.append({"table": table, "call": name, **found})
-    facts = metadata(2, command="python -m bench.scaling", dtype="float32", peak_gflops=peak.flops / 1e9)
+    command = " ".join(["python -m bench.scaling", *(f"--only {table}" for table in a.only or ())])
+    facts = metadata(2, command=command, dtype="float32", peak_gflops=peak.flops / 1e9)
     text = markdown(results, facts)
     write_table(results, facts, text, a.out)
     print(text)
