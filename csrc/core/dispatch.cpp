@@ -141,7 +141,8 @@ void backward(const Problem<T>& p, const Saved<T>& saved, const Cotangents<T>& b
   if (saved.packed) {
     from.packed = saved.packed + padded<T>(1);
     const int rows = kept_shares(p, saved.packed);
-    if (rows > 1 || shares.rows > 1) shares = {rows, 1};
+    // A tape of one share has its rows as sharing by units has them.
+    if (rows > 1 || shares.units == 1) shares = {rows, 1};
   }
   isa().template entry<T>().backward(p, in_shares(p, shares), from, bar, grads);
 }

@@ -26,6 +26,10 @@ void wait_until(Ready ready) {
 
 }  // namespace
 
+void Helpers::run(Task task, const void* context, int me) const {
+  for (int share = me; share < shares_; share += threads_) task(context, share, shares_);
+}
+
 void Helpers::lead(Phase phase, Task task, const void* context) {
   if (threads_ > 1) {
     phase_ = phase;

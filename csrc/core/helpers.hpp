@@ -6,20 +6,21 @@
 
 namespace ffrl {
 
+// What stands here is always inlined: the code of every instruction set must have its own copy (simd.hpp).
 class Helpers {
  public:
   /// Part `share` of `shares` of a phase.
   using Task = void (*)(const void* context, int share, int shares);
 
   /// Into how many parts each phase is divided. Results depend on it, not on how many threads take the parts.
-  explicit Helpers(int shares) : shares_(shares) {}
+  __attribute__((always_inline)) explicit Helpers(int shares) : shares_(shares) {}
   Helpers(const Helpers&) = delete;
   Helpers& operator=(const Helpers&) = delete;
 
-  int shares() const { return shares_; }
+  __attribute__((always_inline)) int shares() const { return shares_; }
 
   /// Before lead() and help(): how many threads are there.
-  void gather(int threads) { threads_ = threads; }
+  __attribute__((always_inline)) void gather(int threads) { threads_ = threads; }
 
   /// Runs all parts, on this thread and on those that help; returns when all are done.
   void lead(Phase phase, Task task, const void* context);
@@ -28,9 +29,7 @@ class Helpers {
   void dismiss();
 
  private:
-  void run(Task task, const void* context, int me) const {
-    for (int share = me; share < shares_; share += threads_) task(context, share, shares_);
-  }
+  void run(Task task, const void* context, int me) const;
 
   const int shares_;
   int threads_ = 1;
