@@ -282,6 +282,7 @@ def test_what_a_model_or_data_lack_is_one_line(
         (("inverse", "--root", "."), "--root: expected only with extrapolation or all, found with inverse"),
         (("extrapolation", "--data", "sprites"), "--data sprites: expected scale, rotate, colour in 8 steps"),
         (("extrapolation", "--data", "mnist"), "--data mnist: expected --root DIR"),
+        (("extrapolation", "--data", "digits"), "--data digits: expected images that the run has not seen, found its"),
     ],
 )
 def test_user_errors_are_one_line(

@@ -256,6 +256,24 @@ def test_no_mean_over_a_seed_that_is_there_twice(tmp_path: Path) -> None:
     assert "No mean: results: expected each seed once, found seed 0 2 times." in page.text
 
 
+def test_no_mean_over_measures_of_different_sizes(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"seed-{seed}", seed=seed) for seed in (0, 1)]
+    for seed, (folder, sequences) in enumerate(zip(runs, (1000, 20), strict=True)):
+        errors = {"scale": {"flow": 1.5, "sequences": sequences}}
+        (folder / "evaluation.json").write_text(json.dumps({"equivariance_error": errors, "seed": seed}))
+    text = page_of(*runs).text
+    assert "No mean: results: expected measures on as many sequences of every seed, found" in text
+    assert "equivariance_error.scale.sequences = 1000 of seed 0 and 20 of seed 1." in text
+
+
+def test_a_budget_is_said_in_words(tmp_path: Path) -> None:
+    budget = {"iterations": None, "minutes": 2.0, "processor_time": True}
+    text = page_of(make_run(tmp_path / "a", budget=budget), make_run(tmp_path / "b")).text
+    assert "2 minutes, processor time" in text and "False" not in text
+    budget["processor_time"] = False
+    assert "processor" not in page_of(make_run(tmp_path / "c", budget=budget)).text.split("Configuration")[0]
+
+
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -163,9 +164,21 @@ def test_moving_average_by_hand() -> None:
         for iteration, value in enumerate((3.0, 4.0, 6.0, 8.0), start=1):
             model.weight.fill_(value)
             average.update(model, iteration)
+            # Before its first update it is the weights: a run of one iteration is evaluated with what it learnt.
+            assert iteration > 1 or average.state_dict()["weight"].item() == value
     young, old = (3 / 12) ** 2, 0.3**2  # at iteration 2, and at 4, where 5 / 14 is above the decay
-    expected = old * (young * 1.0 + (1 - young) * 4.0) + (1 - old) * 8.0
+    expected = old * (young * 3.0 + (1 - young) * 4.0) + (1 - old) * 8.0
     assert average.state_dict()["weight"].item() == pytest.approx(expected)
+
+
+def test_a_checkpoint_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path, Checkpoint({"model/w": torch.arange(3)}, 1, 0.5))
+    finally:
+        os.umask(before)
+    modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {".json": 0o640, ".safetensors": 0o640}
 
 
 def test_checkpoint_is_replaced_whole(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Subject:
 
     @classmethod
     def load(cls, run: Path, sequences: int, unseen: Dataset | None = None) -> "Subject":
-        """The run in the folder `run`. UserError: no trained run there, or unseen data of another format."""
+        """The run in the folder `run`. UserError: no trained run there, unseen data of another format, or the run's."""
         config = RunConfig.load(run)
         data = config.load_data()
         if unseen is not None and unseen.format != data.format:
@@ -46,6 +46,8 @@ class Subject:
                 for of in (data, unseen)
             )
             raise UserError(f"--data {unseen.name}: expected {expected}, as the run has, found {found}")
+        if unseen is not None and unseen.checksum() == data.checksum():
+            raise UserError(f"--data {unseen.name}: expected images that the run has not seen, found its own data")
         model, iteration = load_flow(run, config, data.format)
         return cls(config, data, model, iteration, match(model, data, sequences).potentials, sequences, unseen)
 

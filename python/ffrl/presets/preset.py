@@ -67,7 +67,7 @@ class Preset:
     wave_weight: of system "potential_traversal", of its wave equation and of its initial condition.
     schedule: of the learning rate after the warm-up: "cosine", to zero at the end of the budget, or "constant".
     ema_decay: per iteration, less in the first few thousand (`ffrl.training.average`); the average is updated every
-        `ema_every` iterations.
+        `ema_every` iterations, and before the first time it is the weights themselves.
     supervision: "full": k of each sequence is known. "weak": it is inferred from the whole sequence and never shown;
         one sample of q(k|x) by straight-through Gumbel-softmax moves each row, its temperature going from
         `temperature_start` to `temperature_end` over the budget.

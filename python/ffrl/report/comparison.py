@@ -56,6 +56,7 @@ def _group(runs: list[RunContents]) -> SeedGroup:
     leaves = [dict(_leaves(run.evaluation, ())) for run in runs]
     measured = {path for found in leaves for path, value in found.items() if isinstance(value, float)}
     try:
+        _require_same_sizes(runs, leaves)
         summary = summarise(
             [
                 SeedResult(
@@ -69,6 +70,18 @@ def _group(runs: list[RunContents]) -> SeedGroup:
     except UserError as error:
         return SeedGroup(tuple(runs), None, str(error))
     return SeedGroup(tuple(runs), _only_spreads(runs[0].evaluation, (), summary.values), None)
+
+
+def _require_same_sizes(runs: Sequence[RunContents], leaves: Sequence[dict[tuple[str | int, ...], float]]) -> None:
+    """UserError: measures on different numbers of sequences, which have no mean."""
+    for run, found in zip(runs, leaves, strict=True):
+        for path, size in found.items():
+            if path[-1:] == ("sequences",) and size != leaves[0].get(path, size):
+                name, first = ".".join(map(str, path)), leaves[0][path]
+                raise UserError(
+                    f"results: expected measures on as many sequences of every seed, found {name} = {first} of seed "
+                    f"{runs[0].config['seed']} and {size} of seed {run.config['seed']}"
+                )
 
 
 def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], float]]:

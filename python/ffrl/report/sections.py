@@ -194,8 +194,13 @@ def _budget(run: RunContents) -> str | None:
     budget = run.config.get("budget")
     if not isinstance(budget, dict):
         return None
-    given = {name: value for name, value in budget.items() if value is not None}
-    return ", ".join(f"{in_words(value)} {name}" for name, value in given.items()) or None
+    # A name of a flag is said where it is set.
+    said = (
+        name.replace("_", " ") if value is True else f"{in_words(value)} {name}"
+        for name, value in budget.items()
+        if value is not None and value is not False
+    )
+    return ", ".join(said) or None
 
 
 def _measure(run: RunContents, *path: str) -> Any:

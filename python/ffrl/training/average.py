@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """average ← dᵐ · average + (1 − dᵐ) · weights, at every m-th call of `update`, m = `every`.
+    """average ← dᵐ · average + (1 − dᵐ) · weights, at every m-th call of `update`, m = `every`; before the first of
+    these, the weights themselves.
 
     At iteration n d = min(decay, (1 + n)/(10 + n)): the first weights, which are noise, are soon forgotten, so that a
     short run has an average that is worth something. With decay 0 it is the weights themselves, and an update has
@@ -24,7 +25,11 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, iteration: int) -> None:
         """To be called after each iteration, counted from 1."""
-        if self.decay == 0 or iteration % self.every != 0:
+        if self.decay == 0:
+            return
+        if iteration < self.every:
+            self.load_state_dict(model.state_dict())
+        if iteration % self.every != 0:
             return
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         torch._foreach_lerp_(list(self.average.values()), list(model.state_dict().values()), 1 - decay**self.every)
