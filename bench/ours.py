@@ -72,6 +72,24 @@ def operator_by_hand(p: Problem, work: Work) -> Call:
     return call
 
 
+def operator_compiled(p: Problem, work: Work, backend: str = "inductor") -> Call:
+    """``hj_residual`` and the loss around it under torch.compile, and ``torch.autograd.grad``."""
+    assert work == "step"
+    leaves = _leaves(p)
+
+    def value() -> Tensor:
+        out = ffrl_fast.hj_residual(p.leaves["z"], p.t, p.bank)
+        return out.residual.square().mean() + (p.grad_bar * out.grad).sum()
+
+    compiled = torch.compile(value, fullgraph=True, dynamic=False, backend=backend)
+
+    def call() -> Any:
+        found = compiled()
+        return found, torch.autograd.grad(found, leaves)
+
+    return call
+
+
 def hj_loss(p: Problem, work: Work) -> Call:
     """``hj_loss``, whose gradients are computed with its value, and ``torch.autograd.grad``."""
     assert work == "loss"

@@ -53,6 +53,7 @@ def calls(dim: int = 16, rows: int = 1) -> dict[str, Callable[[], object]]:
         "potential_field, forward and backward": ours.operator(p, "operator"),
         "hj_residual, mean square, forward and backward": ours.operator(p, "loss"),
     }
+    found["the same and a product under torch.compile"] = ours.operator_compiled(p, "step")
     found["hj_loss, forward and backward"] = ours.hj_loss(p, "loss")
     found["value_and_grad"] = ours.value_and_grad(p, "loss")
     return found

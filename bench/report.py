@@ -116,6 +116,7 @@ def _percent(fraction: float | None) -> str:
 _COLOURS = {
     "ours": "#d62728",
     "ours_by_hand": "#ff7f0e",
+    "ours_compiled": "#f7b6d2",
     "ours_hj_loss": "#ff7f0e",
     "ours_value_and_grad": "#e377c2",
     "ours_per_row": "#ff7f0e",

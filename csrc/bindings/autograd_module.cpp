@@ -1,12 +1,9 @@
-// The extension module ffrl_fast._autograd: the cpu operators as nodes of autograd's graph, compiled for one version of
-// torch.
+// The extension module ffrl_fast._autograd: the cpu operators as nodes of autograd's graph and as kernels of torch's
+// dispatcher (operator_kernels.cpp), compiled for one version of torch.
 //
-// It does what the torch.autograd.Functions of ffrl_fast/native/field.py and loss.py do where nothing watches a call,
-// in half the time that Python takes for it at a few rows, and leaves to them what is not plain: a backward that is to
-// be differentiated or traced, cotangents that are more than memory, saved tensors that hooks have moved.
-#include <ATen/EmptyTensor.h>
-#include <ATen/Parallel.h>
-#include <ATen/ops/from_blob.h>
+// The nodes do what the torch.autograd.Functions of ffrl_fast/native/field.py and loss.py do where nothing watches a
+// call, in half the time that Python takes for it at a few rows, and leave to them what is not plain: a backward that
+// is to be differentiated or traced, cotangents that are more than memory, saved tensors that hooks have moved.
 #include <ATen/ops/mul.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -20,179 +17,26 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdint>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
-#include "engine.hpp"
-#include "problem_reader.hpp"
+#include "native_call.hpp"
+#include "operator_kernels.hpp"
 
 namespace ffrl::bindings {
 namespace {
 
-using at::Tensor;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-using Int = std::int64_t;
-
-// The tensors of a call, and which of them are differentiable, as ffrl_fast/native/problem.py orders them.
-enum Place { kZ, kT, kTheta, kTau, kDtau, kForceTheta, kForceTau, kIndex, kGates, kTangent, kPlaces };
-constexpr std::array kDifferentiable{kZ, kT, kTheta, kTau, kDtau, kForceTheta, kForceTau, kGates, kTangent};
-constexpr std::size_t kGradients = kDifferentiable.size();
-using Given = std::array<Tensor, kPlaces>;
-using Wanted = std::array<bool, kGradients>;
-
-// Those of the outputs that have cotangents, in the order of ffrl_fast/native/field.py; log_det comes before kMotion.
-enum Output { kU, kDt, kResidual, kHvp, kRowSum, kMotion, kOutputs };
-using Cotangent = std::array<Tensor, kOutputs>;
-
-/// As _LARGE of ffrl_fast/native/problem.py.
-constexpr Int kLarge = 128 << 10;
-
-const Engine* engine = nullptr;
 
 /// What Python's side does for a backward that is not plain. Kept for as long as the process lives.
 PyObject *watched_backward = nullptr, *watched_scaled = nullptr;
 
-/// Where calls add their phases' times to, and how many threads that has records for; null: nothing is timed.
-PhaseRecord* phase_records = nullptr;
-int recorded_threads = 0;
-
-struct DropWithGil {
-  void operator()(PyObject* object) const {
-    if (!Py_IsInitialized()) return;
-    const py::gil_scoped_acquire gil;
-    Py_DECREF(object);
-  }
-};
-
-bool is_contiguous(const Tensor& x) { return !x.defined() || x.is_contiguous(); }
-
-/// All of a call but its tensors, as ffrl_fast/native/plan.py has it. Of at least one row and one moment.
-class Plan {
- public:
-  Plan(bool is_double, const py::tuple& sizes, bool moves, bool tangent, bool log_det, Int tape, Int taped, Int packed,
-       const py::tuple& plain)
-      : dtype(is_double ? at::kDouble : at::kFloat),
-        moves(moves),
-        tangent(tangent),
-        log_det(log_det),
-        tape(tape),
-        taped(taped),
-        packed(packed),
-        plain_(plain.inc_ref().ptr()) {
-    if (is_double)
-      problem_ = read_sizes<double>(sizes);
-    else
-      problem_ = read_sizes<float>(sizes);
-  }
-
-  /// Calls f with the problem of these tensors.
-  template <class F>
-  auto with(const Given& given, F&& f) const {
-    return std::visit(
-        [&]<class T>(Problem<T> p) {
-          const auto address = [&](Place place) {
-            return given[place].defined() ? static_cast<const T*>(given[place].const_data_ptr()) : nullptr;
-          };
-          p.threads = at::get_num_threads();
-          if (phase_records) p.threads = std::min(p.threads, recorded_threads);
-          p.phases = phase_records;
-          p.z = address(kZ);
-          p.t = address(kT);
-          p.potential.theta = address(kTheta);
-          p.potential.tau = address(kTau);
-          p.potential.dtau = address(kDtau);
-          p.force.theta = address(kForceTheta);
-          p.force.tau = address(kForceTau);
-          p.index = given[kIndex].defined() ? given[kIndex].const_data_ptr<Int>() : nullptr;
-          p.gates = address(kGates);
-          p.tangent = address(kTangent);
-          check_times(p);
-          return f(std::as_const(p));
-        },
-        problem_);
-  }
-
-  /// Calls f with the problem's sizes; its addresses are null.
-  template <class F>
-  auto sizes(F&& f) const {
-    return std::visit(f, problem_);
-  }
-
-  /// Whether tensors that went through hooks of autograd lie as the sizes say.
-  bool fits(const Given& given) const {
-    const Tensor& z = given[kZ];
-    const Int stride = sizes([](const auto& p) { return p.z_stride; });
-    if (z.stride(0) != stride || (z.size(1) != 1 && z.stride(1) != 1)) return false;
-    return std::all_of(given.begin() + 1, given.end(), is_contiguous);
-  }
-
-  py::handle plain() const { return plain_.get(); }
-
-  const at::ScalarType dtype;
-  const bool moves, tangent, log_det;
-  const Int tape;    // elements for one moment
-  const Int taped;   // moments on a tape
-  const Int packed;  // elements
-
- private:
-  std::variant<Problem<float>, Problem<double>> problem_;
-  std::unique_ptr<PyObject, DropWithGil> plain_;
-};
-
-/// Of given sizes, not filled; a large one from the blocks that the engine keeps between calls.
-Tensor room_of(at::IntArrayRef sizes, at::ScalarType dtype) {
-  const Int bytes = c10::multiply_integers(sizes) * static_cast<Int>(c10::elementSize(dtype));
-  if (bytes < kLarge) return Tensor(at::detail::empty_cpu(sizes, dtype));
-  Block* const block = engine->new_block(static_cast<std::size_t>(bytes));
-  return at::from_blob(
-      block->data(), sizes, [block](void*) { engine->delete_block(block); }, at::TensorOptions().dtype(dtype));
-}
-
-Tensor room_like(const Tensor& x) { return room_of(x.sizes(), x.scalar_type()); }
-
-template <class T>
-T* data(const Tensor& x) {
-  return x.defined() ? static_cast<T*>(x.mutable_data_ptr()) : nullptr;
-}
-
-/// Room for the gradients that are wanted, others undefined. Cleared where the engine writes only a part of it.
-std::array<Tensor, kGradients> room_for_gradients(const Plan& plan, const Given& given, const Wanted& wanted) {
-  const bool row_times = plan.sizes([](const auto& p) { return p.row_times; });
-  std::array<Tensor, kGradients> found;
-  for (std::size_t i = 0; i < kGradients; ++i) {
-    const Place place = kDifferentiable[i];
-    if (!wanted[i] || !given[place].defined()) continue;
-    const bool conditioning = place == kTau || place == kDtau || place == kForceTau;
-    // Each row reaches its own gates and the conditioning of its own potential only.
-    found[i] = room_like(given[place]);
-    if (place == kGates || (row_times && conditioning)) found[i].zero_();
-  }
-  return found;
-}
-
-template <class T>
-Gradients<T> addresses(const std::array<Tensor, kGradients>& of) {
-  return {data<T>(of[0]), data<T>(of[1]), data<T>(of[2]), data<T>(of[3]), data<T>(of[4]),
-          data<T>(of[5]), data<T>(of[6]), data<T>(of[7]), data<T>(of[8])};
-}
-
-/// Whether the engine may read a tensor's memory, and nobody wants to see that: a strided tensor of the CPU, of no
-/// subclass, in no function transform, not negated.
-bool is_plain(const Tensor& x) {
-  constexpr c10::DispatchKeySet usual({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
-                                       c10::DispatchKey::AutocastCPU, c10::DispatchKey::ADInplaceOrView});
-  return !x.defined() || (x.key_set().raw_repr() & ~usual.raw_repr()) == 0;
-}
-
-/// Likewise, of a backward's; a tangent of forward mode would be dropped.
+/// Whether the engine may read a backward's tensors; a tangent of forward mode would be dropped.
 template <class Tensors>
 bool are_plain(const Tensors& of) {
   return std::all_of(of.begin(), of.end(),
@@ -207,26 +51,12 @@ bool is_watched() {
          c10::impl::tls_local_dispatch_key_set().included_.has_any(transforms);
 }
 
-py::object wrap(const Tensor& x) {
-  if (!x.defined()) return py::none();
-  PyObject* const object = THPVariable_Wrap(x);
-  if (!object) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(object);
-}
-
 template <class Tensors>
 py::tuple wrap_all(const Tensors& of) {
   py::tuple all(of.size());
   std::size_t i = 0;
   for (const Tensor& x : of) all[i++] = wrap(x);
   return all;
-}
-
-/// The tensor, or an undefined one of None.
-Tensor unwrap(py::handle object) {
-  if (object.is_none()) return {};
-  if (!THPVariable_Check(object.ptr())) throw py::type_error("expected a tensor or None");
-  return THPVariable_Unpack(object.ptr());
 }
 
 Given unwrap_given(const py::tuple& from) {
@@ -236,46 +66,27 @@ Given unwrap_given(const py::tuple& from) {
   return given;
 }
 
-/// Python's answer, from a thread of autograd's. Its errors go as torch's own nodes throw them: kept with the
-/// exception, which may end in a thread without the GIL.
+/// Python's answer, from a thread of autograd's.
 template <class... Args>
 std::vector<Tensor> ask(PyObject* function, const Args&... args) {
-  try {
+  std::vector<Tensor> tensors;
+  with_python([&] {
     const py::tuple found = py::handle(function)(args...);
-    std::vector<Tensor> tensors;
     for (const py::handle x : found) tensors.push_back(unwrap(x));
-    return tensors;
-  } catch (py::error_already_set& error) {
-    error.restore();
-    python_error kept;
-    kept.persist();
-    throw std::move(kept);
-  }
+  });
+  return tensors;
 }
 
 /// The sizes and dtypes of a call's tensors, and the strides of z, as bytes; None where one is not a tensor that the
 /// engine reads where it lies.
 py::object describe(const py::tuple& from) {
-  std::array<Int, 64> numbers;
-  std::size_t count = 0;
-  const auto put = [&](at::IntArrayRef of) {
-    if (count + of.size() > numbers.size()) return false;
-    count = static_cast<std::size_t>(std::copy(of.begin(), of.end(), numbers.begin() + count) - numbers.begin());
-    return true;
-  };
+  Signature signature;
   for (std::size_t i = 0; i < from.size(); ++i) {
     PyObject* const object = PyTuple_GET_ITEM(from.ptr(), i);
-    if (object == Py_None) {
-      if (!put({Int{-1}})) return py::none();
-      continue;
-    }
-    if (!THPVariable_CheckExact(object)) return py::none();
-    const Tensor& x = THPVariable_Unpack(object);
-    if (!is_plain(x) || !x.is_cpu() || !(i == kZ || x.is_contiguous())) return py::none();
-    if (!put({static_cast<Int>(x.scalar_type()), x.dim()}) || !put(x.sizes())) return py::none();
-    if (i == kZ && !put(x.strides())) return py::none();
+    if (object != Py_None && !THPVariable_CheckExact(object)) return py::none();
+    if (!signature.add(static_cast<Place>(i), unwrap(object))) return py::none();
   }
-  return py::bytes(reinterpret_cast<const char*>(numbers.data()), count * sizeof(Int));
+  return py::bytes(signature.bytes());
 }
 
 bool requires_grad(const Tensor& x) { return x.defined() && x.requires_grad(); }
@@ -384,25 +195,7 @@ class FieldNode final : public Node {
     const bool direct = !is_watched() && are_plain(given) && are_plain(bar) && are_plain(kept) && plan_->fits(given) &&
                         std::all_of(kept.begin(), kept.end(), is_contiguous);
     if (!direct) return leave_to_python(given, bar, kept, wanted);
-    for (Tensor& x : bar)
-      if (x.defined()) x = x.contiguous();
-    const auto gradients = room_for_gradients(*plan_, given, wanted);
-    plan_->with(given, [&]<class T>(const Problem<T>& p) {
-      const Saved<T> saved{data<T>(path), data<T>(tape), plan_->taped, data<T>(packed)};
-      const T* const motion = data<T>(bar[kMotion]);
-      const Cotangents<T> cotangents{data<T>(bar[kU]),
-                                     data<T>(bar[kDt]),
-                                     data<T>(bar[kResidual]),
-                                     data<T>(bar[kHvp]),
-                                     data<T>(bar[kRowSum]),
-                                     plan_->moves ? nullptr : motion,
-                                     plan_->moves ? motion : nullptr};
-      try {
-        engine->calls<T>().backward(p, saved, cotangents, addresses<T>(gradients));
-      } catch (const std::out_of_range& error) {  // an index changed since
-        TORCH_CHECK_INDEX(false, error.what());
-      }
-    });
+    const auto gradients = run_backward(*plan_, given, {path, tape, packed}, bar, wanted);
     std::copy(gradients.begin(), gradients.end(), result.begin());
     return result;
   }
@@ -522,62 +315,16 @@ bool any_requires_grad(const Given& given) {
 py::tuple field(const std::shared_ptr<const Plan>& plan, const py::tuple& from) {
   const Given given = unwrap_given(from);
   const bool keep = any_requires_grad(given);
-  Tensor log_det, tape, packed;
-  Cotangent out;
-  plan->with(given, [&]<class T>(const Problem<T>& p) {
-    const auto make = [&](at::IntArrayRef sizes) { return room_of(sizes, plan->dtype); };
-    const Int rows = p.rows, dim = p.potential.shape.dim, of_steps[] = {p.steps(), rows};
-    const at::IntArrayRef by_row = plan->moves ? at::IntArrayRef(of_steps) : at::IntArrayRef(&rows, 1);
-    out[kU] = make(by_row);
-    out[kDt] = make(by_row);
-    if (p.residual) out[kResidual] = make(by_row);
-    if (plan->tangent) out[kHvp] = make({rows, dim});
-    if (p.row_sum) out[kRowSum] = make(by_row);
-    if (plan->log_det) log_det = make(by_row);
-    out[kMotion] = plan->moves ? make({p.moments + 1, rows, dim}) : make({rows, dim});
-    if (keep) {
-      tape = make({plan->tape * plan->taped});
-      packed = make({plan->packed});
-    }
-    Outputs<T> to;
-    to.u = data<T>(out[kU]);
-    to.dt = data<T>(out[kDt]);
-    to.residual = data<T>(out[kResidual]);
-    to.hvp = data<T>(out[kHvp]);
-    to.row_sum = data<T>(out[kRowSum]);
-    to.log_det = data<T>(log_det);
-    (plan->moves ? to.path : to.grad) = data<T>(out[kMotion]);
-    to.tape = data<T>(tape);
-    to.taped = keep ? plan->taped : 0;
-    to.packed = data<T>(packed);
-    const py::gil_scoped_release release;
-    engine->calls<T>().forward(p, to);
-  });
+  const Fields found = run_field(*plan, given, keep);
+  const Cotangent& out = found.of;
   if (keep) {
     const auto node = c10::make_intrusive<FieldNode>(plan, given);
     node->set_next_edges(edges(given));
     for (const Tensor& x : out) torch::autograd::set_history(x, node);
-    node->save(out[kMotion], tape, packed);
+    node->save(out[kMotion], found.tape, found.packed);
   }
   return py::make_tuple(wrap(out[kU]), wrap(out[kDt]), wrap(out[kResidual]), wrap(out[kHvp]), wrap(out[kRowSum]),
-                        wrap(log_det), wrap(out[kMotion]));
-}
-
-/// The value of the loss; its gradients go to `gradients` and `d_weight`, where they are defined.
-Tensor run_loss(const Plan& plan, const Given& given, const Tensor& weight,
-                const std::array<Tensor, kGradients>& gradients, const Tensor& d_weight) {
-  const Tensor value = room_of({}, plan.dtype);
-  plan.with(given, [&]<class T>(const Problem<T>& p) {
-    double sum = 0;
-    const Loss<T> loss{data<T>(weight), &sum, data<T>(d_weight)};
-    const auto to = addresses<T>(gradients);
-    {
-      const py::gil_scoped_release release;
-      engine->calls<T>().loss(p, loss, to);
-    }
-    *data<T>(value) = static_cast<T>(sum);
-  });
-  return value;
+                        wrap(found.log_det), wrap(out[kMotion]));
 }
 
 /// weight as the engine reads it.
@@ -651,6 +398,9 @@ PYBIND11_MODULE(_autograd, m) {
   m.def("field", field);
   m.def("hj_loss", hj_loss);
   m.def("value_and_grad", value_and_grad);
+  m.def("implement", implement);
+  m.def("differentiate", differentiate);
+  m.def("make_plans_by", make_plans_by);
   m.def(
       "leave_to",
       [](const py::function& backward, const py::function& scaled) {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ffrl_fast.native import nodes
 from ffrl_fast.native.problem import DIFFERENTIABLE
 
 _library = torch.library.Library("ffrl_fast", "DEF")
@@ -21,7 +22,9 @@ def register(name: str, schema: str, cpu: Callable[..., Any], fake: Callable[...
     """The operator ``ffrl_fast::name``: its CPU implementation, and the one that torch.compile traces."""
     _CPU[name] = cpu
     _library.define(f"{name}{schema}")
-    _library.impl(name, cpu, "CPU")
+    # Of those in C++ this one takes over where tensors are not plain.
+    if nodes.compiled is None or not nodes.compiled.implement(name, cpu):
+        _library.impl(name, cpu, "CPU")
     torch.library.register_fake(f"ffrl_fast::{name}", fake, lib=_library)
 
 
@@ -36,6 +39,12 @@ def register_vmap(name: str, rule: Callable[..., Any]) -> None:
     torch.library.register_vmap(f"ffrl_fast::{name}", rule, lib=_library)
 
 
+_FROZEN = (
+    "a function transform under torch.compile differentiates the native operators only where some tensor of the call "
+    "requires a gradient, as parameters that are not frozen do; backend='reference' needs none"
+)
+
+
 def register_autograd(name: str, function: Any) -> None:
     """The gradient of ``function``, a torch.autograd.Function, for the operator itself.
 
@@ -45,6 +54,14 @@ def register_autograd(name: str, function: Any) -> None:
     torch.library.register_autograd(
         f"ffrl_fast::{name}", function.backward, setup_context=function.setup_context, lib=_library
     )
+    if nodes.compiled is not None:
+
+        def differentiate(*args: Any) -> Any:
+            if _transforms_active():
+                raise RuntimeError(_FROZEN)
+            return function.apply(*args)
+
+        nodes.compiled.differentiate(name, differentiate)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

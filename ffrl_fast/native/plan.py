@@ -188,6 +188,15 @@ def prepare_direct(i: Inputs) -> tuple[Plan, Given]:
     return plan, given
 
 
+def _compiled_plan(*inputs: Any) -> Any:
+    """Of a call through torch's dispatcher: the plan of the kernels in C++, or None where Python must run it."""
+    return prepare_direct(Inputs(*inputs))[0].compiled
+
+
+if nodes.compiled is not None:
+    nodes.compiled.make_plans_by(_compiled_plan)
+
+
 def describe(given: tuple[Any, ...]) -> Hashable | None:
     """All that a plan depends on of the tensors of a call, in the order of Given: sizes, dtypes and the strides of z.
 

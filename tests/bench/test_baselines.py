@@ -67,6 +67,14 @@ def test_compiled(build: Callable[..., Any], work: Work, time: Time) -> None:
 
 
 @pytest.mark.parametrize("time", TIMES)
+def test_ours_compiled(time: Time) -> None:
+    torch._dynamo.reset()
+    p = Problem(6, 9, time, torch.float64)
+    result = ours.as_leaves(p, ours.operator_compiled(p, "step", backend="aot_eager")())
+    compare(p.named("step", result), by_reference(p, "step"), FLOAT64)
+
+
+@pytest.mark.parametrize("time", TIMES)
 @pytest.mark.parametrize("work", WORKS)
 @pytest.mark.parametrize("build", [baselines.jax_formulas, baselines.jax_formulas_autodiff, baselines.jax_autodiff])
 def test_jax(build: Callable[..., Any], work: Work, time: Time) -> None:
