@@ -7,6 +7,7 @@ backend before it writes anything.
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ def _shape(x: Tensor) -> str:
     return f"({', '.join(map(str, x.shape))}{',' if x.dim() == 1 else ''})"
 
 
+def _strided(name: str, x: Tensor) -> None:
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a strided tensor, found {x.layout}")
+
+
 def _like(name: str, x: Tensor, of_bank: Tensor) -> None:
     """``x`` must share the bank's dtype and device, those of ``of_bank``: nothing is cast or copied in silence.
 
@@ -29,8 +35,7 @@ def _like(name: str, x: Tensor, of_bank: Tensor) -> None:
     """
     if x.dtype != of_bank.dtype:
         raise TypeError(f"{name}: expected dtype {of_bank.dtype} as the bank's, found {x.dtype}")
-    if x.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a strided tensor, found {x.layout}")
+    _strided(name, x)
     if x.device != of_bank.device:
         raise ValueError(f"{name}: expected device {of_bank.device} as the bank's, found {x.device}")
 
@@ -84,6 +89,8 @@ def check_count(name: str, x: object) -> int:
 def check_times(name: str, t: float | Tensor, z: Tensor) -> Tensor:
     """t as (1,), one time for all rows, or (B,)."""
     if isinstance(t, (int, float)) and not isinstance(t, bool):
+        if torch.finfo(z.dtype).max < abs(t) != math.inf:
+            raise ValueError(f"{name}: expected a number that {z.dtype} holds, found {t}")
         return torch.full((1,), float(t), dtype=z.dtype, device=z.device)
     if not isinstance(t, Tensor):
         return check_times(name, check_number(name, t, "a number or a tensor"), z)
@@ -105,6 +112,7 @@ def check_moments(name: str, times: object, of_bank: Tensor) -> Tensor:
         times = _vector_like(of_bank, [float(check_number(name, t, expected)) for t in times])
     if times.dim() != 1:
         raise ValueError(f"{name}: expected shape (T,), found {_shape(times)}")
+    _strided(name, times)
     if times.dtype != of_bank.dtype or times.device != of_bank.device:
         raise TypeError(
             f"{name}: expected {of_bank.dtype} on {of_bank.device} as the bank, found {times.dtype} on {times.device}"
@@ -172,6 +180,7 @@ def check_selection(
     if isinstance(index, Tensor):
         if index.dtype != torch.int64:
             raise TypeError(f"index: expected dtype torch.int64, found {index.dtype}")
+        _strided("index", index)
         if tuple(index.shape) != (rows,):
             raise ValueError(f"index: expected an int or shape ({rows},), found {_shape(index)}")
         if index.device != z.device:
@@ -185,6 +194,36 @@ def check_selection(
     if not 0 <= index < k:
         raise IndexError(f"index: expected 0 ≤ index < {k}, found {index}")
     return Selection(index, None, None)
+
+
+def check_conditioning(
+    found: object, bank: PotentialBank, z: Tensor, t: Tensor, potential: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """τ and dτ/dt of a bank's own making, each (K, R, H) or None for 0; of one ``potential`` ≥ 0 that alone, (1, R, H).
+
+    Where there are more potentials the one is taken; one row stands for all R.
+    """
+    name, moments = f"{type(bank).__name__}.conditioning", t.shape[0]
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"{name}: expected τ and dτ/dt, found {type(found).__name__}")
+    if found[0] is None and found[1] is not None:
+        raise ValueError(f"{name}: expected dτ/dt None where τ is, found a tensor")
+    of_bank, width = bank.num_potentials, bank.shape.width
+    checked: list[Tensor | None] = []
+    for which, x in zip(("τ", "dτ/dt"), found, strict=True):
+        if x is None:
+            checked.append(None)
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: {which}: expected a tensor or None, found {type(x).__name__}")
+        many = (of_bank,) if potential < 0 else (1, of_bank)
+        if x.dim() != 3 or x.shape[0] not in many or (x.shape[1] != moments and x.shape[1] != 1) or x.shape[2] != width:
+            raise ValueError(f"{name}: {which}: expected shape ({many[0]}, {moments}, {width}), found {_shape(x)}")
+        _like(f"{name}: {which}", x, z)
+        if potential >= 0 and x.shape[0] > 1:
+            x = x[potential : potential + 1]
+        checked.append(x if x.shape[1] == moments else x.expand(-1, moments, -1))
+    return checked[0], checked[1]
 
 
 def check_force(force: PotentialBank | None, bank: PotentialBank) -> PotentialBank | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Self, get_args
 
@@ -57,9 +58,11 @@ class PotentialBank(nn.Module):
     ) -> None:
         super().__init__()
         width = dim if width is None else width
-        for name, value in (("num_potentials", num_potentials), ("dim", dim), ("width", width), ("depth", depth)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        sizes = {"num_potentials": num_potentials, "dim": dim, "width": width, "depth": depth}
+        for name, value in sizes.items():
+            if not isinstance(value, (int, numbers.Integral)) or isinstance(value, bool) or int(value) < 1:
                 raise ValueError(f"{name}: expected an integer ≥ 1, found {value!r}")
+        num_potentials, dim, width, depth = map(int, sizes.values())
         for name, choice, allowed in (
             ("out_activation", out_activation, get_args(OutActivation)),
             ("time_embedding", time_embedding, get_args(TimeEmbedding)),
@@ -103,7 +106,10 @@ class PotentialBank(nn.Module):
                 view.uniform_(-bound, bound, generator=generator)
 
     def conditioning(self, t: Tensor, potential: int | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """τ(t) and dτ/dt for ``t`` (R,), each (K, R, H), or (1, R, H) of one ``potential``; None where τ = 0."""
+        """τ(t) and dτ/dt for ``t`` (R,), each (K, R, H), or (1, R, H) of one ``potential``; None where it is 0.
+
+        What a subclass returns may have one row for all R, and all K where one is asked for. Autocast is off in it.
+        """
         theta = self.theta if potential is None else self.theta[potential : potential + 1]
         return reference.conditioning(t, theta, self.shape)
 

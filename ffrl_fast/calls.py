@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-import torch
 from torch import Tensor
 
 from ffrl_fast import arguments, native
@@ -119,8 +118,8 @@ def checked(
         times = None
         if isinstance(t, Tensor):
             times = (t if t.dim() else t.reshape(1)) if t.dim() <= 1 and t.numel() == 1 else None
-        elif (type(t) is float or type(t) is int) and isinstance(z, Tensor):
-            times = torch.full((1,), float(t), dtype=z.dtype, device=z.device)
+        elif (type(t) is float or type(t) is int) and isinstance(z, Tensor) and z.is_floating_point():
+            times = arguments.check_times("t", t, z)
         if times is not None and (found := _given(z, times, bank, index, gates, force, tangent)) is not None:
             given, described = found
             signature = _signature(described, bank, index, force, operator, residual)

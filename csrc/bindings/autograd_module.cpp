@@ -228,7 +228,13 @@ class LossNode final : public Node {
       : places_(places), leaves_(std::move(leaves)) {
     for (const Tensor& x : gradients) gradients_.emplace_back(x, false);
     // What hooks return may lie in memory that is theirs.
-    handed_out_ = std::any_of(gradients_.begin(), gradients_.end(), [](const Kept& x) { return x.hooked(); });
+    hooked_ = std::any_of(gradients_.begin(), gradients_.end(), [](const Kept& x) { return x.hooked(); });
+  }
+
+  /// Called before the backward of a graph that is not kept.
+  void will_release_variables() override {
+    const std::lock_guard lock(mutex_);
+    last_ = true;
   }
 
   std::string name() const override { return "FFRLHJLossBackward"; }
@@ -270,11 +276,11 @@ class LossNode final : public Node {
     variable_list result(places_.size());
     const Tensor& bar = bars.at(0);
     if (!bar.defined()) return result;
-    // The gradients themselves are handed out once: a graph that is kept gives each backward its own.
-    const bool first = !std::exchange(handed_out_, true);
+    // The gradients themselves are handed out by the last backward: a graph that is kept gives each its own.
+    const bool last = last_ && !hooked_;
     if (is_watched() || !are_plain(std::array{bar}) || !are_plain(gradients))
-      gradients = leave_to_python(bar, gradients, first);
-    else if (!first || bar.item<double>() != 1)
+      gradients = leave_to_python(bar, gradients, last);
+    else if (!last || bar.item<double>() != 1)
       for (Tensor& x : gradients) {
         Tensor to = room_like(x);
         x = at::mul_out(to, x, bar);
@@ -285,17 +291,17 @@ class LossNode final : public Node {
   }
 
  private:
-  std::vector<Tensor> leave_to_python(const Tensor& bar, const std::vector<Tensor>& gradients, bool first) const {
+  std::vector<Tensor> leave_to_python(const Tensor& bar, const std::vector<Tensor>& gradients, bool last) const {
     const py::gil_scoped_acquire gil;
     std::vector<Tensor> saved = gradients;
     saved.insert(saved.end(), leaves_.begin(), leaves_.end());
-    return ask(watched_scaled, wrap(bar), wrap_all(saved), gradients.size(), first);
+    return ask(watched_scaled, wrap(bar), wrap_all(saved), gradients.size(), last);
   }
 
   std::array<int, kGradients + 1> places_;
   std::vector<Kept> gradients_;
   std::vector<Tensor> leaves_;
-  bool handed_out_;
+  bool hooked_, last_ = false;
 };
 
 torch::autograd::edge_list edges(const Given& given) {

@@ -5,14 +5,17 @@ These objects are made on every call. They are slotted and not frozen: a frozen 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.utils.parametrize import type_before_parametrizations
 
+from ffrl_fast import arguments
 from ffrl_fast.arguments import Selection
 from ffrl_fast.bank import PotentialBank
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 #: What a request may name; ``value_and_grad`` asks as "hj_loss".
 OPERATORS = ("potential_field", "hj_residual", "hj_loss", "integrate", "hessian", "laplacian", "log_det")
+
+
+# Devices that torch may be asked about.
+_AUTOCAST = ("cpu", "cuda")
 
 
 @dataclass(slots=True)
@@ -146,8 +153,14 @@ class Call:
         )
 
     def conditioning(self, bank: PotentialBank) -> tuple[Tensor | None, Tensor | None]:
-        """τ and dτ/dt of ``bank`` at this call's times, of the one potential alone where only one is used."""
-        return bank.conditioning(self.t, self.selection.potential if self.selection.potential >= 0 else None)
+        """τ and dτ/dt of ``bank`` at this call's times, of the one potential alone where only one is used.
+
+        Each (K or 1, R, H) in the bank's dtype, or None where it is 0. Autocast would make them of another.
+        """
+        one = self.selection.potential
+        with without_autocast(self.z.device.type):
+            found = bank.conditioning(self.t, one if one >= 0 else None)
+        return arguments.check_conditioning(found, bank, self.z, self.t, one) if bank.has_own_conditioning else found
 
 
 class Backend(Protocol):
@@ -193,35 +206,59 @@ def path_log_det(backend: Backend, call: Call, motion: Motion, z: Tensor) -> Ten
 
 def hj_value_and_grad_by_autograd(backend: Backend, call: Call, weight: Tensor | None) -> tuple[Tensor, HJGradients]:
     """The value of ``backend.hj_loss`` and its gradients, by ``torch.autograd``, whatever requires a gradient."""
-    with torch.inference_mode(False), torch.enable_grad():
+    selection, force = call.selection, call.force
+    given = {"z": call.z, "theta": call.bank.theta}
+    # One tensor that is the potential's and the force's has one gradient.
+    of_force = "theta" if force is not None and force.theta is call.bank.theta else "force"
+    if force is not None:
+        given[of_force] = force.theta
+    if selection.gates is not None:
+        given["gates"] = selection.gates
 
-        def normal(x: Tensor) -> Tensor:
-            return x.clone() if x.is_inference() else x
-
-        def leaf(x: Tensor) -> Tensor:
-            return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-
-        def with_leaf(bank: PotentialBank, theta: Tensor) -> PotentialBank:
-            same = copy.copy(bank)
-            same._parameters = {**bank._parameters, "theta": theta}  # type: ignore[dict-item]
-            return same
-
-        z, theta, gates = leaf(call.z), leaf(call.bank.theta), call.selection.gates
-        leaves = {"z": z, "theta": theta}
-        if call.force is not None:
-            # One tensor that is the potential's and the force's has one gradient.
-            leaves["force"] = theta if call.force.theta is call.bank.theta else leaf(call.force.theta)
-        if gates is not None:
-            leaves["gates"] = gates = leaf(gates)
-        call = dataclasses.replace(
+    def loss(of: dict[str, Tensor], t: Tensor, weight: Tensor | None) -> Tensor:
+        same = dataclasses.replace(
             call,
-            z=z,
-            t=normal(call.t),
-            bank=with_leaf(call.bank, theta),
-            force=None if call.force is None else with_leaf(call.force, leaves["force"]),
-            selection=dataclasses.replace(call.selection, gates=gates),
+            z=of["z"],
+            t=t,
+            bank=_with_theta(call.bank, of["theta"]),
+            force=None if force is None else _with_theta(force, of[of_force]),
+            selection=Selection(selection.potential, selection.index, of.get("gates")),
             prepared=None,
         )
-        value = backend.hj_loss(call, None if weight is None else normal(weight))
-        found = torch.autograd.grad(value, list(leaves.values()))
-    return value.detach(), HJGradients(**dict(zip(leaves, found, strict=True)))
+        return backend.hj_loss(same, weight)
+
+    def named(gradients: dict[str, Tensor]) -> HJGradients:
+        shared = None if force is None else gradients[of_force]
+        return HJGradients(gradients["z"], gradients["theta"], shared, gradients.get("gates"))
+
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if transformed or forward_ad._current_level >= 0:
+        # A function transform may differentiate them again.
+        with nullcontext() if transformed else torch.no_grad():
+            gradients, value = torch.func.grad_and_value(loss)(given, call.t, weight)
+        return value, named(gradients)
+
+    def normal(x: Tensor) -> Tensor:
+        return x.clone() if x.is_inference() else x
+
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = {name: normal(x).detach().requires_grad_() for name, x in given.items()}
+        value = loss(leaves, normal(call.t), None if weight is None else normal(weight))
+        with without_autocast(call.z.device.type):
+            found = torch.autograd.grad(value, list(leaves.values()))
+    return value.detach(), named(dict(zip(leaves, found, strict=True)))
+
+
+def _with_theta(bank: PotentialBank, theta: Tensor) -> PotentialBank:
+    """The same bank with other parameters, also where its own are computed from others."""
+    same: PotentialBank = object.__new__(type_before_parametrizations(bank))
+    same.__dict__.update(bank.__dict__)
+    same.__dict__.pop("theta", None)
+    same._parameters = {**bank._parameters, "theta": theta}  # type: ignore[dict-item]
+    return same
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Nothing is cast: neither what is computed nor its gradients."""
+    casts = device in _AUTOCAST and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if casts else nullcontext()

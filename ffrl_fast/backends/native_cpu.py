@@ -18,6 +18,7 @@ from ffrl_fast.backends.interface import (
     path_log_det,
 )
 from ffrl_fast.backends.plain import ReferenceBackend
+from ffrl_fast.bank import PotentialBank
 
 _REFERENCE = ReferenceBackend()
 _DTYPES = (torch.float32, torch.float64)
@@ -32,11 +33,12 @@ def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
     row_times = motion is None and call.t.shape[0] > 1
     if row_times or bank.has_own_conditioning:
         tau, dtau = call.conditioning(bank)
+        tau = _or_zero(tau, call, bank)
     if force is not None:
         force_theta = force.theta
         shape += force.shape.native
         if row_times or force.has_own_conditioning:
-            force_tau = call.conditioning(force)[0]
+            force_tau = _or_zero(call.conditioning(force)[0], call, force)
     return native.Inputs(
         call.z,
         call.t,
@@ -56,6 +58,14 @@ def _inputs(call: Call, motion: Motion | None = None) -> native.Inputs:
         0 if motion is None else motion.substeps,
         0.0 if motion is None else motion.step,
     )
+
+
+def _or_zero(tau: Tensor | None, call: Call, bank: PotentialBank) -> Tensor | None:
+    """τ as the engine is told it: of a sinusoidal bank it would compute one that is None itself."""
+    if tau is not None or bank.shape.time_embedding != "sinusoidal":
+        return tau
+    many = 1 if call.selection.potential >= 0 else bank.num_potentials
+    return call.z.new_zeros(many, call.t.shape[0], bank.shape.width)
 
 
 def _traced_for_gradients() -> bool:

@@ -56,7 +56,7 @@ from ffrl_fast.native.problem import (
     only,
     room,
 )
-from ffrl_fast.native.vmap import each_element, fold
+from ffrl_fast.native.vmap import each_element, fold, rows_of_each
 
 _LOG_DET, _MOTION = 5, 6  # places among the outputs
 _SUBSTEPS = 15  # the place among the inputs
@@ -170,13 +170,16 @@ def _vmap_field(
     inputs = fold(Inputs(*args[:NUM_INPUTS]), in_dims[:NUM_INPUTS], size)
     u, dt, residual, hvp, row_sum, log_det, motion, tape, packed = run(*inputs, *args[NUM_INPUTS:])
     at = 1 if inputs.substeps else 0  # where the rows are
+    rows = rows_of_each(args[0], in_dims[0])
 
-    def unfold(x: Tensor) -> Tensor:
-        return x.unflatten(at, (size, x.shape[at] // size)) if x.dim() > at else x.expand(size, 0)
+    def unfold(x: Tensor, there: bool = True) -> Tensor:
+        return x.unflatten(at, (size, rows)) if there else x.expand(size, 0)
 
+    wanted = (inputs.residual, inputs.row_sum, inputs.log_det)
+    residual, row_sum, log_det = map(unfold, (residual, row_sum, log_det), wanted)
     dims = [at, at, *(at if there else 0 for there in (inputs.residual, False, inputs.row_sum, inputs.log_det)), at]
-    hvp = hvp.expand(size, 0) if inputs.tangent is None else hvp.unflatten(0, (size, hvp.shape[0] // size))
-    outputs = (unfold(u), unfold(dt), unfold(residual), hvp, *(unfold(x) for x in (row_sum, log_det, motion)))
+    hvp = hvp.expand(size, 0) if inputs.tangent is None else hvp.unflatten(0, (size, rows))
+    outputs = (unfold(u), unfold(dt), residual, hvp, row_sum, log_det, unfold(motion))
     return (*outputs, tape, packed), (*dims, None, None)
 
 

@@ -130,13 +130,13 @@ class _HJLoss(torch.autograd.Function):
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
         if not torch.compiler.is_compiling():
-            ctx.handed_out = _has_hooks()
+            ctx.hooked = _has_hooks()
 
     @staticmethod
     def backward(ctx: Any, value_bar: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if value_bar is None:
             return (None,) * (NUM_INPUTS + 2)
-        gradients = _scaled(value_bar, ctx.saved_tensors, ctx.count, _is_first(ctx))
+        gradients = _scaled(value_bar, ctx.saved_tensors, ctx.count, _is_last(ctx))
         d_weight = gradients[-1] if ctx.wanted[-1] else None
         return (*place_gradients(gradients, ctx.wanted[:-1], NUM_INPUTS), d_weight, None)
 
@@ -163,17 +163,15 @@ def _has_hooks() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
-def _is_first(ctx: Any) -> bool:
-    """Whether the gradients of the node may be handed out: by its first backward, and not where they had hooks."""
-    first = not getattr(ctx, "handed_out", True)
-    ctx.handed_out = True
-    return first
+def _is_last(ctx: Any) -> bool:
+    """Whether the gradients of the node may be handed out: by a backward whose graph is not kept, without hooks."""
+    return not getattr(ctx, "hooked", True) and not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def _scaled(value_bar: Tensor, saved: Tensors, count: int, first: bool) -> Tensors:
+def _scaled(value_bar: Tensor, saved: Tensors, count: int, last: bool) -> Tensors:
     """The first ``count`` of what was saved, a loss's gradients, times its cotangent.
 
-    They themselves are handed out by the ``first`` backward alone: a graph that is kept gives each its own.
+    They themselves are handed out by the ``last`` backward alone: a graph that is kept gives each its own.
     """
     if torch.is_grad_enabled():
         scaled: Tensors = apply_function(_ScaledGradients, (value_bar, count, *saved))
@@ -181,7 +179,7 @@ def _scaled(value_bar: Tensor, saved: Tensors, count: int, first: bool) -> Tenso
     gradients = saved[:count]
     if not is_direct(value_bar) or is_batched(value_bar):
         return tuple([value_bar * x for x in gradients])
-    if value_bar.item() == 1 and first:  # nothing to do for loss.backward()
+    if value_bar.item() == 1 and last:  # nothing to do for loss.backward()
         return gradients
     return tuple([torch.mul(x, value_bar, out=empty_like(x)) for x in gradients])
 
@@ -197,7 +195,7 @@ class _DirectHJLoss(torch.autograd.Function):
         ctx.save_for_backward(*gradients)
         # To be differentiated a second time, which is an error that must be raised; they may be changed in place.
         ctx.leaves = leaves
-        ctx.handed_out = _has_hooks()
+        ctx.hooked = _has_hooks()
         ctx.set_materialize_grads(False)
         return value
 
@@ -207,7 +205,7 @@ class _DirectHJLoss(torch.autograd.Function):
         gradients = (
             (None,) * count
             if value_bar is None
-            else _scaled(value_bar, (*ctx.saved_tensors, *ctx.leaves), count, _is_first(ctx))
+            else _scaled(value_bar, (*ctx.saved_tensors, *ctx.leaves), count, _is_last(ctx))
         )
         return (None, None, None, None, *gradients)
 

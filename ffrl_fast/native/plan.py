@@ -151,6 +151,9 @@ def prepare(i: Inputs) -> tuple[Plan, Given]:
     """The plan of a call, and its tensors as the engine reads them."""
     z, theta, tau, gates, tangent = i.z, i.theta, i.tau, i.gates, i.tangent
     rows, dim = z.shape
+    for x in (tau, i.dtau, i.force_tau):
+        if x is not None and x.dtype is not z.dtype:
+            raise TypeError(f"τ, dτ/dt: expected dtype {z.dtype} as the rows', found {x.dtype}")
     # Rows of unit stride are read where they lie.
     if z.is_neg() or (dim != 1 and z.stride(1) != 1):
         z = z.resolve_neg().contiguous()

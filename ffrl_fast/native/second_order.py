@@ -32,7 +32,7 @@ from ffrl_fast.native.problem import (
     address,
     empty,
 )
-from ffrl_fast.native.vmap import fold
+from ffrl_fast.native.vmap import each_element, fold, rows_of_each
 
 #: What ``ffrl_fast::curvature`` computes.
 HESSIAN, LAPLACIAN, LOG_DET = range(3)
@@ -82,7 +82,9 @@ def _vmap_curvature(
 ) -> tuple[Tensors, tuple[int, int]]:
     inputs = fold(Inputs(*args[:NUM_INPUTS]), in_dims[:NUM_INPUTS], size)
     value, sign = run(*inputs, *args[NUM_INPUTS:])
-    return tuple(x.unflatten(0, (size, x.shape[0] // size)) for x in (value, sign)), (0, 0)
+    rows = rows_of_each(args[0], in_dims[0])
+    signs = (size, rows if args[NUM_INPUTS] == LOG_DET else 0)
+    return (value.unflatten(0, (size, rows)), sign.unflatten(0, signs)), (0, 0)
 
 
 def _vmap_curvature_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, int]]:
@@ -114,7 +116,8 @@ def _curvature_gradients(*args: Any) -> list[Tensor]:
     identity = torch.eye(dim, dtype=inputs.z.dtype)
     for start in range(0, rows, size):
         at = slice(start, start + size)
-        with torch.enable_grad():
+        # A backward may run under the autocast that the forward did not see.
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
             i = _rows(Inputs(*tensors, *inputs[NUM_TENSORS:]), at)
             tau = i.tau
             if tau is None:
@@ -172,6 +175,13 @@ class _CurvatureBackward(FirstOrderOnly):
     @staticmethod
     def forward(*args: Any) -> Tensors:
         return tuple(_curvature_gradients(*args))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
+        """One call a mapped element, as of the field's."""
+        results = [_CurvatureBackward.apply(*picked) for picked in each_element(info, in_dims, args)]
+        gradients = tuple(torch.stack(x) for x in zip(*results, strict=True))
+        return gradients, (0,) * len(gradients)
 
 
 register_autograd("curvature", _Curvature)

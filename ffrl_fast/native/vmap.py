@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ffrl_fast import reference
+from ffrl_fast.backends.interface import without_autocast
 from ffrl_fast.layout import NetworkShape
 from ffrl_fast.native.problem import SINUSOIDAL, Inputs
 
@@ -14,6 +15,11 @@ from ffrl_fast.native.problem import SINUSOIDAL, Inputs
 def front(x: Tensor, dim: int | None, size: int) -> Tensor:
     """x with the mapped dimension first; repeated along it where it was not mapped."""
     return x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
+
+
+def rows_of_each(z: Tensor, dim: int | None) -> int:
+    """How many rows a mapped element has, of however many elements."""
+    return z.shape[0 if dim is None or dim % z.dim() > 0 else 1]
 
 
 def conditioning_of_rows(
@@ -24,7 +30,8 @@ def conditioning_of_rows(
     if time != SINUSOIDAL:
         return None, None
     theta = theta if potential < 0 else theta[potential : potential + 1]
-    return reference.conditioning(t, theta, NetworkShape(dim, width, depth, time_embedding="sinusoidal"))
+    with without_autocast(t.device.type):
+        return reference.conditioning(t, theta, NetworkShape(dim, width, depth, time_embedding="sinusoidal"))
 
 
 def fold(inputs: Inputs, in_dims: tuple[Any, ...], size: int) -> Inputs:

@@ -58,6 +58,14 @@ BAD_SHAPES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("int32 index", {"index": INDEX.int()}, TypeError, "index: expected dtype torch.int64, found torch.int32"),
     ("type of index", {"index": 1.5}, TypeError, "index: expected an int or an int64 tensor, found float"),
     ("bool index", {"index": True}, TypeError, "index: expected an int or an int64 tensor, found bool"),
+    (
+        "sparse index",
+        {"index": INDEX.to_sparse()},
+        TypeError,
+        "index: expected a strided tensor, found torch.sparse_coo",
+    ),
+    ("time too large", {"t": 1e300}, ValueError, r"t: expected a number that torch\.float32 holds, found 1e\+300"),
+    ("rows of integers", {"z": rows().long(), "t": float("nan")}, TypeError, "z: expected dtype torch.float32"),
     ("no index", {"index": None}, ValueError, "index: the bank has 3 potentials"),
     ("int index too large", {"index": 3}, IndexError, "index: expected 0 ≤ index < 3, found 3"),
     ("int index negative", {"index": -1}, IndexError, "index: expected 0 ≤ index < 3, found -1"),
@@ -151,6 +159,7 @@ def test_a_force_that_does_not_fit_the_bank(force: Any, error: type[Exception], 
         ({"step": torch.ones((), requires_grad=True)}, TypeError, "step: expected a number, found Tensor"),
         ({"substeps": 1.0}, ValueError, r"substeps: expected an integer ≥ 1, found 1\.0"),
         ({"times": torch.zeros(2, 2)}, ValueError, r"times: expected shape \(T,\), found \(2, 2\)"),
+        ({"times": torch.ones(2).to_sparse()}, TypeError, "times: expected a strided tensor"),
         ({"times": torch.zeros(2).double()}, TypeError, "times: expected torch.float32"),
         ({"z0": torch.zeros(6)}, ValueError, r"z0: expected shape \(B, 4\), found \(6,\)"),
         (
@@ -202,6 +211,8 @@ def test_numbers_of_other_libraries(backend: str) -> None:
     assert torch.equal(log_det(z, half, of, index=two, step=half, backend=backend).value, determinant)  # type: ignore[arg-type]
     with pytest.raises(IndexError, match="index: expected 0 ≤ index < 3, found 3"):
         potential_field(z, 0.5, of, index=_Whole(3), backend=backend)  # type: ignore[arg-type]
+    sizes = PotentialBank(*(_Whole(2) for _ in range(4)))  # type: ignore[arg-type]
+    assert sizes.theta.shape == PotentialBank(2, 2, 2, 2).theta.shape
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -152,6 +153,76 @@ def test_value_and_grad_without_autograd(case: Case, backend: str) -> None:
     assert relative_error(value, exact) < FLOAT64_AGAINST_ORACLE
     for name, leaf in zip(leaves, torch.autograd.grad(exact, list(leaves.values())), strict=True):
         assert relative_error(getattr(gradients, name), leaf) < FLOAT64_AGAINST_ORACLE, name
+
+
+ONE_OR_ROWS: list[Any] = [0.5, torch.linspace(0.1, 1.0, 9, dtype=torch.float64)]
+
+
+def _bank() -> PotentialBank:
+    return PotentialBank(2, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("t", ONE_OR_ROWS)
+class TestValueAndGradIsSeen:
+    """By whatever sees the other operators, and with whatever kind of parameters."""
+
+    def test_compiled_and_mapped(self, t: Any, backend: str) -> None:
+        bank, z = _bank(), torch.randn(9, 4, dtype=torch.float64)
+
+        def of(z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            value, gradients = value_and_grad(z, t, bank, index=1, backend=backend)
+            return value, gradients.z, gradients.theta
+
+        exact = of(z)
+        compiled = torch.compile(of, fullgraph=True, backend="aot_eager")(z)
+        mapped = torch.func.vmap(of)(torch.stack([z, 2 * z]))
+        for a, b, c in zip(exact, compiled, mapped, strict=True):
+            torch.testing.assert_close(b, a)
+            torch.testing.assert_close(c[0], a)
+            assert not a.requires_grad
+
+    # torch's own forward mode scripts its decompositions.
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+    def test_forward_mode(self, t: Any, backend: str) -> None:
+        bank, (z, x) = _bank(), torch.randn(2, 9, 4, dtype=torch.float64)
+
+        def value(z: torch.Tensor) -> torch.Tensor:
+            return value_and_grad(z, t, bank, index=1, backend=backend)[0]
+
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(z, x)
+            if backend != "reference":
+                with pytest.raises(NotImplementedError, match="no forward-mode derivatives"):
+                    value(dual)
+                return
+            tangent = torch.autograd.forward_ad.unpack_dual(value(dual)).tangent
+        expected = (value_and_grad(z, t, bank, index=1)[1].z * x).sum()
+        torch.testing.assert_close(tangent, expected)
+
+    def test_parameters_that_are_computed(self, t: Any, backend: str) -> None:
+        class Twice(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return 2 * x
+
+        plain, z = _bank(), torch.randn(9, 4, dtype=torch.float64)
+        exact = value_and_grad(z, t, plain, index=1, backend=backend)
+        parametrized, replaced = copy.deepcopy(plain), copy.deepcopy(plain)
+        with torch.no_grad():
+            parametrized.theta /= 2
+        torch.nn.utils.parametrize.register_parametrization(parametrized, "theta", Twice())
+        theta = replaced.theta.detach().clone()
+        del replaced.theta
+        replaced.theta = theta  # type: ignore[assignment]
+        for bank in (parametrized, replaced):
+            value, gradients = value_and_grad(z, t, bank, index=1, backend=backend)
+            torch.testing.assert_close((value, gradients.theta), (exact[0], exact[1].theta))
+
+    def test_a_force_that_shares_its_parameters(self, t: Any, backend: str) -> None:
+        bank, z = _bank(), torch.randn(9, 4, dtype=torch.float64)
+        exact = value_and_grad(z, t, bank, force=bank, index=1, backend=backend)[1]
+        mapped = torch.func.vmap(lambda z: value_and_grad(z, t, bank, force=bank, index=1, backend=backend)[1].theta)
+        torch.testing.assert_close(mapped(z[None])[0], exact.theta)
+        torch.testing.assert_close(exact.force, exact.theta)
 
 
 def test_value_and_grad_knows_one_loss(backend: str) -> None:

@@ -14,6 +14,7 @@ import ffrl_fast
 from cases import Case, make, on_backend
 from ffrl_fast import (
     PotentialBank,
+    hessian,
     hj_loss,
     hj_residual,
     integrate,
@@ -279,6 +280,29 @@ class TestVmap:
         x = torch.randn(4, dtype=torch.float64)
         hvp = potential_field(z[None], 0.5, bank, index=1, tangent=x, backend="reference").hvp
         torch.testing.assert_close(hessian @ x, hvp[0])
+
+    def test_gradients_of_the_second_order(self, bank: PotentialBank, backend: str) -> None:
+        """jacrev and vmap(grad) of what itself has the reference's gradient."""
+        z = torch.randn(3, 4, dtype=torch.float64)
+        for f in (
+            lambda z, backend: hessian(z, 0.5, bank, index=1, backend=backend),
+            lambda z, backend: laplacian(z, 0.5, bank, index=1, backend=backend),
+            lambda z, backend: log_det(z, 0.5, bank, index=1, backend=backend).value,
+        ):
+            found, exact = (jacrev(lambda z, f=f, b=b: f(z, b))(z) for b in (backend, "reference"))
+            torch.testing.assert_close(found, exact)
+            found, exact = (vmap(grad(lambda z, f=f, b=b: f(z[None], b).sum()))(z) for b in (backend, "reference"))
+            torch.testing.assert_close(found, exact)
+
+    def test_no_elements(self, bank: PotentialBank, backend: str) -> None:
+        none = torch.empty(0, 5, 4, dtype=torch.float64)
+        for f, shape in (
+            (lambda z: potential_field(z, 0.5, bank, index=1, backend=backend).grad, (0, 5, 4)),
+            (lambda z: integrate(z, [0.5, 1.5], bank, index=1, backend=backend).z, (0, 3, 5, 4)),
+            (lambda z: laplacian(z, 0.5, bank, index=1, backend=backend), (0, 5)),
+            (lambda z: log_det(z, 0.5, bank, index=1, backend=backend).sign, (0, 5)),
+        ):
+            assert vmap(f)(none).shape == shape
 
     def test_gradients_of_parameters_by_sample(self, bank: PotentialBank, backend: str) -> None:
         z = torch.randn(5, 4, dtype=torch.float64)
