@@ -183,13 +183,13 @@ inline constexpr std::int64_t kFewRows = 4;
 FFRL_EACH_ISA bool packs_weights(const NetworkShape& s, std::int64_t rows) { return rows > kFewRows || s.width < 8; }
 
 /// Elements of the packed weights of one network (packed_bank.hpp): each weight matrix in both orientations, vectors,
-/// and the conditioning at the moments that all rows share.
+/// and the conditioning at the moments that all rows share. Room for the matrices is there for few rows too: a graph
+/// that is traced for any number of rows has one size.
 template <class T>
-FFRL_EACH_ISA std::int64_t packed_network_size(const Network<T>& net, std::int64_t rows, std::int64_t moments,
-                                               bool derivatives) {
+FFRL_EACH_ISA std::int64_t packed_network_size(const Network<T>& net, std::int64_t moments, bool derivatives) {
   const NetworkShape& s = net.shape;
   const std::int64_t hp = padded<T>(s.width), dp = padded<T>(s.dim);
-  const std::int64_t matrices = packs_weights(s, rows) ? s.dim * hp + s.width * (dp + 2 * s.depth * hp) : 0;
+  const std::int64_t matrices = s.dim * hp + s.width * (dp + 2 * s.depth * hp);
   return matrices + hp * (2 + s.depth + moments * time_arrays(net, derivatives));
 }
 
@@ -198,8 +198,8 @@ template <class T>
 FFRL_EACH_ISA std::int64_t packed_size(const Problem<T>& p) {
   const std::int64_t moments = p.row_times ? 0 : p.moments;
   return padded<T>(1) +
-         (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, p.rows, moments, true) +
-                                                 (p.force ? packed_network_size(p.force, p.rows, moments, false) : 0));
+         (p.selected >= 0 ? 1 : p.potentials) * (packed_network_size(p.potential, moments, true) +
+                                                 (p.force ? packed_network_size(p.force, moments, false) : 0));
 }
 
 }  // namespace ffrl

@@ -15,8 +15,6 @@ from ffrl_fast.native import nodes
 from ffrl_fast.native.dispatch import is_direct, is_plain
 from ffrl_fast.native.problem import NUM_TENSORS, SINUSOIDAL, Given, Inputs, contiguous
 
-_FEW_ROWS = 4  # whose weights are not packed, csrc/core/problem.hpp
-
 
 def _padded(n: int, dtype: torch.dtype) -> int:
     line = 64 // dtype.itemsize
@@ -42,9 +40,7 @@ def kept_sizes(inputs: Inputs) -> tuple[int, int]:
         if derivatives and second:
             own = inputs.tangent is not None and inputs.tangent.dim() == 2
             tape_row += many * (hp * (2 * depth + (1 if own else 0)) + 1)
-        if rows > _FEW_ROWS or width < 8:
-            packed += dim * hp + width * (dp + 2 * depth * hp)
-        packed += hp * (2 + depth + shared * time_arrays)
+        packed += dim * hp + width * (dp + 2 * depth * hp) + hp * (2 + depth + shared * time_arrays)
     tape_row += _padded(dim, dtype) * (int(inputs.residual) + int(inputs.row_sum))
     return rows * tape_row, _padded(1, dtype) + packed * (1 if inputs.potential >= 0 else inputs.theta.shape[0])
 

@@ -1,5 +1,7 @@
 """The command line: ffrl train, evaluate, traverse, experiment, report, study, table."""
 
+import io
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +21,12 @@ from ffrl.options import RunArgument, ThreadsOption, use_threads
 from ffrl.presets import PRESETS, find_preset
 from ffrl.report import write_report
 from ffrl.run import (
-    CONFIG_NAME,
     LARGEST_SEED,
     RunConfig,
     discard,
     installed_versions,
     load_flow,
+    require_new,
     require_no_run_file,
 )
 from ffrl.source import source_commit
@@ -32,7 +34,9 @@ from ffrl.study.command import study
 from ffrl.table.command import table
 from ffrl.training import Budget, Trainer
 from ffrl.training.checkpoint import has_checkpoint
+from ffrl.training.lock import sole_training
 from ffrl.training.processes import connect
+from ffrl.training.trainer import CHECKPOINT_EVERY_SECONDS
 from ffrl.traversal import draw_traversals
 
 USER_ERROR_EXIT_CODE = 2
@@ -49,6 +53,7 @@ app = typer.Typer(
 
 @app.command()
 def train(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/latest"),
     preset: Annotated[str | None, typer.Option(help=f"{' or '.join(PRESETS)}. Default: quickstart.")] = None,
     data: Annotated[
@@ -76,7 +81,9 @@ def train(
         int | None,
         typer.Option(min=1, max=100_000, help="How many batches make one step. Default: 1.", show_default=False),
     ] = None,
-    checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds from one checkpoint to the next.")] = 60.0,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0.0, help="Seconds from one checkpoint to the next.")
+    ] = CHECKPOINT_EVERY_SECONDS,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -91,20 +98,23 @@ def train(
         given = [name for name, value in choices.items() if value is not None and value != []]
         if given:
             raise UserError(f"--resume: expected no {', '.join(given)}: a resumed run keeps its settings")
+        precision = RunConfig.load(out).precision
+    elif precision is None:
+        precision = "32-true"
+    fabric = connect(device, precision)
+    if fabric.is_global_zero:
+        context.with_resource(sole_training(out))
+    # Nobody looks before the folder is held, nobody writes before everyone has looked.
+    fabric.barrier()
+    if resume:
         config = RunConfig.load(out)
         loaded = config.load_data()
-        fabric = connect(device, config.precision)
         if fabric.world_size != config.processes:
             raise UserError(
                 f"--resume: expected {config.processes} processes, as the run has, found {fabric.world_size}"
             )
     else:
-        precision = "32-true" if precision is None else precision
-        fabric = connect(device, precision)
-        # Everyone looks before anyone writes.
-        fabric.barrier()
-        if (out / CONFIG_NAME).exists() or has_checkpoint(out):
-            raise UserError(f"--out {out}: expected a new folder, found a run; use --resume or another folder")
+        require_new("--out", out)
         config, loaded = _new_run(preset, data, root, iterations, minutes, processor_time, seed, set_ or [])
         config = replace(config, accumulate=accumulate or 1, processes=fabric.world_size, precision=precision)
         fabric.barrier()
@@ -129,7 +139,8 @@ def train(
             discard(out)
         raise
     if not trainer.finished:
-        say(f"interrupted at iteration {trainer.iteration}; go on with: ffrl train --resume --out {out}")
+        again = _resuming(out, device, checkpoint_every, tensorboard, threads)
+        say(f"interrupted at iteration {trainer.iteration}; go on with: {again}")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
     say(f"trained {trainer.iteration} iterations in {trainer.seconds / 60:.1f} minutes")
 
@@ -173,16 +184,17 @@ def evaluate(
     measurements = []
     for run in runs:
         measurement = measure(run, request)
+        path = write_measurement(run, measurement)
         for shown in measurement.tables():
             console.print(shown)
         for name, reason in measurement.missing.items():
             typer.echo(f"{name}: not measured: {reason}")
-        typer.echo(f"wrote {write_measurement(run, measurement)}")
+        typer.echo(f"wrote {path}")
         measurements.append(measurement)
     if len(runs) > 1:
         found = summarise_runs(measurements)
-        console.print(as_table(found, f"{len(runs)} runs on {measurements[0].data.name}"))
         write_json(summary, {**as_json(found), "runs": [str(run) for run in runs]})
+        console.print(as_table(found, f"{len(runs)} runs on {measurements[0].data.name}"))
         typer.echo(f"wrote {summary}")
 
 
@@ -227,6 +239,9 @@ def main(arguments: list[str] | None = None) -> None:
     What the user can mend ends with one line on stderr and exit code 2. No argument at all asks for the help.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A sign that the terminal's encoding lacks is no reason to lose what a command has done.
+        sys.stdout.reconfigure(errors="replace")
     try:
         # Not standalone: there Typer frames what is wrong with the arguments, over several lines.
         code = app(given or ["--help"], prog_name="ffrl", standalone_mode=False)
@@ -298,6 +313,20 @@ def _new_run(
         commit=source_commit(),
     )
     return config, loaded
+
+
+def _resuming(out: Path, device: str, checkpoint_every: float, tensorboard: bool, threads: int | None) -> str:
+    """The command that goes on with a run as it was trained so far."""
+    command = ["ffrl", "train", "--resume", "--out", str(out)]
+    if device != "cpu":
+        command += ["--device", device]
+    if checkpoint_every != CHECKPOINT_EVERY_SECONDS:
+        command += ["--checkpoint-every", str(checkpoint_every)]
+    if tensorboard:
+        command.append("--tensorboard")
+    if threads is not None:
+        command += ["--threads", str(threads)]
+    return shlex.join(command)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -65,6 +65,12 @@ def require_factors(data: Dataset) -> FactorDataset:
     return data
 
 
+def require_two_dimensions(latent_dim: int) -> None:
+    """UserError: codes of one dimension, of which no second best can be compared with the best."""
+    if latent_dim < 2:
+        raise UserError(f"--disentanglement: expected a latent_dim of at least 2, found {latent_dim}")
+
+
 def disentanglement(model: FlowModel, data: FactorDataset, images: int = IMAGES) -> Disentanglement:
     """`scores_of_codes` of the posterior means."""
     return scores_of_codes(lambda x: model.autoencoder.encode(x).mean, data, images)

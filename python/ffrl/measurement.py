@@ -123,7 +123,7 @@ def measure(run: Path, request: Request) -> Measurement:
     """Measure the run in the folder `run` on its held-out data."""
     config = RunConfig.load(run)
     data = config.load_data()
-    scores_of = _disentanglement_on(data) if request.disentanglement else None
+    scores_of = _disentanglement_on(data, config.preset.latent_dim) if request.disentanglement else None
     model, iteration = load_flow(run, config, data.format)
     matching = match(model, data, request.sequences)
     common = (model, data, request.sequences, matching.potentials)
@@ -145,11 +145,12 @@ def measure(run: Path, request: Request) -> Measurement:
     )
 
 
-def _disentanglement_on(data: Dataset) -> Callable[["FlowModel"], "Disentanglement"]:
+def _disentanglement_on(data: Dataset, latent_dim: int) -> Callable[["FlowModel"], "Disentanglement"]:
     # The scores need scikit-learn, whose import takes a second that nothing else here needs.
-    from ffrl.disentanglement import disentanglement, require_factors
+    from ffrl.disentanglement import disentanglement, require_factors, require_two_dimensions
 
     factors = require_factors(data)
+    require_two_dimensions(latent_dim)
     return lambda model: disentanglement(model, factors)
 
 

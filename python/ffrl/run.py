@@ -1,6 +1,5 @@
 """The run folder: config.json says how a run is trained, so that it can be resumed, evaluated and drawn."""
 
-import contextlib
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,7 @@ from ffrl.presets import Preset
 from ffrl.source import source_commit
 from ffrl.systems import System, build
 from ffrl.training.budget import Budget
-from ffrl.training.checkpoint import INDEX_NAME, load_checkpoint
+from ffrl.training.checkpoint import INDEX_NAME, is_of_checkpoints, load_checkpoint
 from ffrl.training.log import CSV_NAME
 
 CONFIG_NAME = "config.json"
@@ -104,12 +103,20 @@ class RunConfig:
         }
 
 
+def require_new(option: str, run: Path) -> None:
+    """UserError: the folder that an option names for a new run holds files that a run writes or removes."""
+    found = sorted(path.name for path in run.glob("*") if path.name in _OWN_FILES or is_of_checkpoints(path.name))
+    if CONFIG_NAME in found:
+        raise UserError(f"{option} {run}: expected a new folder, found a run; use --resume or another folder")
+    if found:
+        raise UserError(f"{option} {run}: expected a folder without files of a run, found {', '.join(found)}")
+
+
 def discard(run: Path) -> None:
     """Remove what a run has written that failed before its first checkpoint, so that the folder may be used again."""
-    for name in (CONFIG_NAME, CSV_NAME):
+    # Killed in between, a run is left that can be resumed.
+    for name in (CSV_NAME, CONFIG_NAME):
         (run / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # other files are in it, or it is the working directory
-        run.rmdir()
 
 
 def require_no_run_file(option: str, path: Path) -> None:

@@ -78,6 +78,26 @@ def test_compile_with_inductor_and_varying_rows(backend: str) -> None:
         torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_export_with_any_number_of_rows(trained: bool, backend: str) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bank = PotentialBank(2, 6, 9).requires_grad_(trained)
+
+        def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+            return (
+                integrate(z, [1.0, 2.0], self.bank, index=1, backend=backend).z,
+                hj_residual(z, 0.5, self.bank, index=0, backend=backend).residual,
+            )
+
+    model = Model()
+    exported = torch.export.export(model, (torch.randn(7, 6),), dynamic_shapes=[{0: torch.export.Dim("rows")}]).module()
+    for rows in (2, 4, 5, 50):
+        z = torch.randn(rows, 6)
+        torch.testing.assert_close(exported(z), model(z))
+
+
 def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[Any, ...]:
     inputs = make(Case(50, 6, 9, 2, 3, selection, per_row_time, force=force))  # type: ignore[arg-type]
     t = inputs.t.detach().reshape(-1)

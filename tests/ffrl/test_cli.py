@@ -1,6 +1,8 @@
 """The commands from end to end with a tiny model, and how they end when the user errs."""
 
+import io
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -53,6 +55,26 @@ def test_train_evaluate_traverse(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert animation.n_frames == 9
 
 
+def test_what_was_measured_is_kept_whatever_can_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--out", tmp_path, *TINY) == 0
+    evaluate = ("evaluate", tmp_path, "--sequences", "2", "--samples", "1", "--bound-sequences", "1")
+    latin = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(latin, encoding="latin-1", write_through=True))
+        assert run(*evaluate) == 0
+        assert b"L1 error of t = 1?8" in latin.getvalue()
+    (tmp_path / "evaluation.json").unlink()
+    read, write = os.pipe()
+    os.close(read)
+    with monkeypatch.context() as patch, open(write, "w") as closed:
+        patch.setattr(sys, "stdout", closed)
+        assert run(*evaluate) == 1
+    assert (tmp_path / "evaluation.json").exists()
+    assert capsys.readouterr().err == ""
+
+
 def test_without_tensorboard_there_is_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +113,16 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path) -> None:
     assert f"go on with: ffrl train --resume --out {out}" in printed
     assert error == ""
     assert load_checkpoint(out).iteration >= 50
+
+
+def test_what_resumes_a_run_repeats_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ffrl.cli.Trainer.train", lambda *_, **__: None)
+    out = tmp_path / "my run"
+    assert run("train", "--out", out, *TINY, "--checkpoint-every", "5", "--tensorboard") == 130
+    options = f"--resume --out '{out}' --checkpoint-every 5.0 --tensorboard --threads 1"
+    assert capsys.readouterr().out.endswith(f"go on with: ffrl train {options}\n")
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:

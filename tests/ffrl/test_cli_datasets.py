@@ -120,6 +120,18 @@ def test_disentanglement_of_images_by_factors(
     assert result["dci"]["guessing"] < 0.6
 
 
+def test_codes_of_one_dimension_are_refused_before_anything_is_measured(
+    tmp_path: Path, root_of: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, settings = tmp_path / "run", [*TINY_MLP, "--set", "latent_dim=1"]
+    assert run("train", "--data", "falcor3d", *root_of("falcor3d"), "--out", out, *settings) == 0
+    capsys.readouterr()
+    assert run("evaluate", out, *QUICK, "--disentanglement") == 2
+    printed = capsys.readouterr()
+    assert printed.err == "ffrl: --disentanglement: expected a latent_dim of at least 2, found 1\n"
+    assert printed.out == "" and not (out / "evaluation.json").exists()
+
+
 def test_several_runs_have_means_and_spreads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [tmp_path / f"seed{seed}" for seed in (0, 1)]
     for seed, out in enumerate(runs):

@@ -59,6 +59,7 @@ class TestDSprites:
             ({"latents_classes": np.zeros((216, 6), np.int64)}, ".*every combination once, .*found 216 rows"),
             ({"latents_values": np.zeros((7, 6))}, "expected 216 rows of latents_values, found 7"),
             ({"latents_values": np.full((216, 6), None)}, "expected latents_values as a plain array"),
+            ({"latents_values": np.append(np.zeros((215, 6)), [[np.nan] * 6], 0)}, "expected finite .*, found nan"),
             ({"imgs": np.full((216, 64, 64), None)}, "expected imgs uint8 .*, found object"),
         ],
     )

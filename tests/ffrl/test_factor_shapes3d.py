@@ -86,6 +86,16 @@ class TestFile:
         with pytest.raises(UserError, match=r"s\.h5: expected to read images \d+ to \d+, failed"):
             data.images(states_of(torch.arange(COUNT), data.sizes))
 
+    def test_labels_that_cannot_be_read_are_named(self, tmp_path: Path, needs_h5py: Any) -> None:
+        path = write_shapes3d(tmp_path / "s.h5")
+        with needs_h5py.File(path) as file:
+            chunk = file["labels"].id.get_chunk_info(0)
+        whole = path.read_bytes()
+        end = chunk.byte_offset + chunk.size
+        path.write_bytes(whole[: chunk.byte_offset] + bytes(chunk.size) + whole[end:])
+        with pytest.raises(UserError, match=r"s\.h5: expected to read labels, failed"):
+            Shapes3D(path)
+
     def test_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"nothing\.h5: no such file"):
             Shapes3D(tmp_path / "nothing.h5")

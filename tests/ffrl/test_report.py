@@ -8,7 +8,7 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -256,14 +256,38 @@ def test_no_mean_over_a_seed_that_is_there_twice(tmp_path: Path) -> None:
     assert "No mean: results: expected each seed once, found seed 0 2 times." in page.text
 
 
-def test_no_mean_over_measures_of_different_sizes(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / f"seed-{seed}", seed=seed) for seed in (0, 1)]
-    for seed, (folder, sequences) in enumerate(zip(runs, (1000, 20), strict=True)):
-        errors = {"scale": {"flow": 1.5, "sequences": sequences}}
-        (folder / "evaluation.json").write_text(json.dumps({"equivariance_error": errors, "seed": seed}))
-    text = page_of(*runs).text
-    assert "No mean: results: expected measures on as many sequences of every seed, found" in text
-    assert "equivariance_error.scale.sequences = 1000 of seed 0 and 20 of seed 1." in text
+def evaluated(folder: Path, parts: list[dict[str, Any]], **changes: Any) -> list[Path]:
+    """Runs of seeds 0, 1, …, each with one of the parts as its evaluation; changes: of their configuration."""
+    runs = [make_run(folder / f"seed-{seed}", seed=seed, **changes) for seed in range(len(parts))]
+    for seed, (run, part) in enumerate(zip(runs, parts, strict=True)):
+        (run / "evaluation.json").write_text(json.dumps({"mean_ratio": 0.5, **part, "seed": seed}))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("part", "expected", "found"),
+    [
+        (
+            lambda size: {"equivariance_error": {"scale": {"flow": 1.5, "sequences": size}}},
+            "on as many sequences",
+            "equivariance_error.scale.sequences",
+        ),
+        (lambda size: {"log_likelihood": [{"mean": -1.5, "samples": size}]}, "on as many samples", "0.samples"),
+        (lambda size: {"iteration": size}, "at the same iteration", "iteration"),
+    ],
+)
+def test_no_mean_over_measures_of_different_sizes(
+    tmp_path: Path, part: Callable[[int], dict[str, Any]], expected: str, found: str
+) -> None:
+    text = page_of(*evaluated(tmp_path, [part(1000), part(20)])).text
+    assert f"No mean: results: expected measures {expected} of every seed, found" in text
+    assert f"{found} = 1000 of seed 0 and 20 of seed 1." in text
+
+
+def test_a_mean_over_equal_minutes_whatever_their_iterations(tmp_path: Path) -> None:
+    budget = {"iterations": None, "minutes": 2.0}
+    text = page_of(*evaluated(tmp_path, [{"iteration": 1000}, {"iteration": 990}], budget=budget)).text
+    assert "Mean ± sd over 2 runs" in text and "No mean" not in text
 
 
 def test_a_budget_is_said_in_words(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ffrl.errors import UserError
+from ffrl.training.lock import lock
 
 
 @contextmanager
@@ -17,10 +17,7 @@ def sole_use(folder: Path, wait_told: Callable[[str], None]) -> Iterator[int]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as mine, (folder / ".runs.lock").open("w") as inherited:
-        try:
-            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {folder}: expected no other command at work in it, found one") from None
+        lock(mine, folder)
         try:
             fcntl.flock(inherited, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -87,6 +87,8 @@ def _factors_of(path: Path, classes: NDArray[Any], values: NDArray[Any]) -> tupl
         )
     if len(values) != len(classes):
         raise UserError(f"{path}: expected {len(classes)} rows of latents_values, found {len(values)}")
+    if not (finite := np.isfinite(values)).all():
+        raise UserError(f"{path}: expected finite latents_values, found {values[~finite][0]}")
     factors = []
     for name, size, column in zip(FACTOR_NAMES, sizes, values.T, strict=True):
         if name == "orientation":

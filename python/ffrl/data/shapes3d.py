@@ -85,8 +85,12 @@ class Shapes3D(FactorImages):
 def _factors_of(path: Path, labels: Any) -> tuple[Factor, ...]:
     if labels.ndim != 2 or labels.shape[1] != len(FACTORS) or labels.dtype != np.float64 or len(labels) == 0:
         raise UserError(f"{path}: expected labels float64 (N, {len(FACTORS)}), found {labels.dtype} {labels.shape}")
+    try:
+        columns = labels[:].T
+    except OSError as error:
+        raise UserError(f"{path}: expected to read labels, failed ({error})") from None
     factors, classes = [], []
-    for factor, column in zip(FACTORS, labels[:].T, strict=True):
+    for factor, column in zip(FACTORS, columns, strict=True):
         values, column_classes = np.unique(column, return_inverse=True)
         classes.append(column_classes)
         period = None

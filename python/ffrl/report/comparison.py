@@ -11,6 +11,9 @@ from ffrl.report.contents import RunContents
 
 # Counted exactly by a double; larger integers are no measurements.
 _LARGEST_INTEGER = 2**53
+# What an evaluation says of how it measured, and of the training before it.
+_SIZES = ("sequences", "samples")
+_ITERATION = "iteration"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def _group(runs: list[RunContents]) -> SeedGroup:
     leaves = [dict(_leaves(run.evaluation, ())) for run in runs]
     measured = {path for found in leaves for path, value in found.items() if isinstance(value, float)}
     try:
-        _require_same_sizes(runs, leaves)
+        _require_same_conditions(runs, leaves)
         summary = summarise(
             [
                 SeedResult(
@@ -72,15 +75,20 @@ def _group(runs: list[RunContents]) -> SeedGroup:
     return SeedGroup(tuple(runs), _only_spreads(runs[0].evaluation, (), summary.values), None)
 
 
-def _require_same_sizes(runs: Sequence[RunContents], leaves: Sequence[dict[tuple[str | int, ...], float]]) -> None:
-    """UserError: measures on different numbers of sequences, which have no mean."""
+def _require_same_conditions(runs: Sequence[RunContents], leaves: Sequence[dict[tuple[str | int, ...], float]]) -> None:
+    """UserError: measures on different numbers of sequences or samples, or after different numbers of iterations
+    although these are what the budget counts; they have no mean.
+    """
+    in_minutes = flat(runs[0].config).get("budget.minutes") is not None
+    conditions = _SIZES if in_minutes else (*_SIZES, _ITERATION)
     for run, found in zip(runs, leaves, strict=True):
-        for path, size in found.items():
-            if path[-1:] == ("sequences",) and size != leaves[0].get(path, size):
+        for path, value in found.items():
+            if path[-1] in conditions and value != leaves[0].get(path, value):
                 name, first = ".".join(map(str, path)), leaves[0][path]
+                what = f"at the same {_ITERATION}" if path[-1] == _ITERATION else f"on as many {path[-1]}"
                 raise UserError(
-                    f"results: expected measures on as many sequences of every seed, found {name} = {first} of seed "
-                    f"{runs[0].config['seed']} and {size} of seed {run.config['seed']}"
+                    f"results: expected measures {what} of every seed, found {name} = {first} of seed "
+                    f"{runs[0].config['seed']} and {value} of seed {run.config['seed']}"
                 )
 
 

@@ -5,6 +5,7 @@ checkpoint.json replaced, so a run killed at any moment leaves a checkpoint.json
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ffrl.kinds import is_finite_number
 
 FORMAT = 1
 INDEX_NAME = "checkpoint.json"
+_TENSORS_NAME = re.compile(r"checkpoint-[0-9]{8,}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ def has_checkpoint(run: Path) -> bool:
     return (run / INDEX_NAME).exists()
 
 
+def is_of_checkpoints(name: str) -> bool:
+    """Whether a file of this name in the folder of a run is one that `save_checkpoint` writes or removes."""
+    return name == INDEX_NAME or _TENSORS_NAME.fullmatch(name) is not None
+
+
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint into the folder `run`, then remove the one before it."""
     path = run / f"checkpoint-{checkpoint.iteration:08d}.safetensors"
@@ -71,7 +78,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     }
     write_json(run / INDEX_NAME, index)
     for older in run.glob("checkpoint-*.safetensors"):
-        if older != path:
+        if older != path and is_of_checkpoints(older.name):
             older.unlink()
 
 
