@@ -165,7 +165,9 @@ def _has_hooks() -> bool:
 
 def _is_last(ctx: Any) -> bool:
     """Whether the gradients of the node may be handed out: by a backward whose graph is not kept, without hooks."""
-    return not getattr(ctx, "hooked", True) and not torch._C._autograd._get_current_graph_task_keep_graph()
+    if torch.compiler.is_compiling() or getattr(ctx, "hooked", True):
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def _scaled(value_bar: Tensor, saved: Tensors, count: int, last: bool) -> Tensors:
