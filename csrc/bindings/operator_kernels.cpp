@@ -176,7 +176,7 @@ void field(const OperatorHandle& op, Stack* stack) {
   const auto plan = plan_of(given, all);
   if (!plan) return call_python(python_side[kField].kernel, op, stack);
   in_terms_of_torch([&] {
-    const Fields found = run_field(*plan, given, all[kInputs].toBool());
+    const Fields found = run_field(*plan, given, all[kInputs].toInt() != 0);
     const Cotangent& of = found.of;
     torch::jit::drop(*stack, all.size());
     for (const Tensor* const x : {&of[kU], &of[kDt], &of[kResidual], &of[kHvp], &of[kRowSum], &found.log_det,

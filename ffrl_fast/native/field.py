@@ -41,6 +41,7 @@ from ffrl_fast.native.plan import (
 from ffrl_fast.native.problem import (
     DIFFERENTIABLE,
     INPUTS,
+    KEPT_LAYOUT,
     NUM_INPUTS,
     NUM_TENSORS,
     Empty,
@@ -147,7 +148,7 @@ def _given(z: Tensor, outputs: tuple[Tensor | None, ...]) -> Tensors:
 
 
 def _field_cpu(*args: Any) -> Tensors:
-    return _given(args[0], _run_field(*prepare(Inputs(*args[:NUM_INPUTS])), args[NUM_INPUTS]))
+    return _given(args[0], _run_field(*prepare(Inputs(*args[:NUM_INPUTS])), args[NUM_INPUTS] != 0))
 
 
 def _field_backward_cpu(*args: Any) -> list[Tensor]:
@@ -156,7 +157,9 @@ def _field_backward_cpu(*args: Any) -> list[Tensor]:
 
 
 def _field_fake(*args: Any) -> Tensors:
-    return _given(args[0], _empty_outputs(extent(Inputs(*args[:NUM_INPUTS])), args[0], args[NUM_INPUTS], fake_room))
+    return _given(
+        args[0], _empty_outputs(extent(Inputs(*args[:NUM_INPUTS])), args[0], args[NUM_INPUTS] != 0, fake_room)
+    )
 
 
 def _field_backward_fake(*args: Any) -> list[Tensor]:
@@ -203,7 +206,7 @@ def _vmap_field_backward_op(info: Any, in_dims: tuple[Any, ...], *args: Any) -> 
 
 register(
     "field",
-    f"({INPUTS}, bool keep) -> (Tensor u, Tensor dt, Tensor residual, Tensor hvp, Tensor row_sum, Tensor log_det, "
+    f"({INPUTS}, int keep) -> (Tensor u, Tensor dt, Tensor residual, Tensor hvp, Tensor row_sum, Tensor log_det, "
     "Tensor motion, Tensor tape, Tensor packed)",
     _field_cpu,
     _field_fake,
@@ -364,5 +367,5 @@ def evaluate(inputs: Inputs) -> Evaluated:
     if is_direct(*inputs.tensors):
         return evaluate_directly(*prepare_direct(inputs))
     if needs_function(inputs.tensors):
-        return Evaluated(*apply_function(_Field, (*inputs, True))[: _MOTION + 1])
-    return Evaluated(*torch.ops.ffrl_fast.field(*inputs, False)[: _MOTION + 1])
+        return Evaluated(*apply_function(_Field, (*inputs, KEPT_LAYOUT))[: _MOTION + 1])
+    return Evaluated(*torch.ops.ffrl_fast.field(*inputs, 0)[: _MOTION + 1])

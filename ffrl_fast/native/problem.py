@@ -30,6 +30,10 @@ INPUTS = (
     "bool log_det, int substeps, float step"
 )
 NUM_INPUTS, NUM_TENSORS = 17, 10
+#: What ``field`` is told where it shall keep its activations and packed weights: the number of their layout. A compiled
+#: graph that torch keeps on disk has their sizes in it, and is found by the operators' arguments: other sizes, by any
+#: rule of plan.py's ``kept_sizes``, need another number.
+KEPT_LAYOUT = 2
 SINUSOIDAL = 2  # the number of this time embedding, csrc/core/layout.hpp
 # The places among the inputs of those that have gradients: z, t, theta, tau, dtau, force_theta, force_tau, gates,
 # tangent. ``wanted`` and the engine's gradients come in this order; some by their place in it:

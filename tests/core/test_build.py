@@ -16,6 +16,7 @@ import torch
 import ffrl_fast
 from ffrl_fast import PotentialBank, _core, native
 from ffrl_fast.layout import NetworkShape
+from ffrl_fast.native.problem import KEPT_LAYOUT
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORK = re.compile(r'#\s*include\s*[<"](torch|ATen|c10|pybind11|Python\.h|numpy)')
@@ -94,6 +95,20 @@ def test_both_languages_lay_out_parameters_alike() -> None:
         for time_embedding in ("none", "separable", "sinusoidal"):
             fields = NetworkShape(dim, width, depth, time_embedding=time_embedding).fields  # type: ignore[arg-type]
             assert {name: offset for name, (offset, _) in fields.items()} == {name: native[name] for name in fields}
+
+
+def test_another_size_of_what_is_kept_has_another_number() -> None:
+    """Compiled graphs that torch keeps on disk would be found under the old one."""
+    found = []
+    for rows, width, force, substeps in ((7, 16, False, 0), (3, 20, True, 0), (9, 5, False, 2)):
+        bank = PotentialBank(2, 5, width)
+        shape = [*bank.shape.native, *(bank.shape.native if force else ())]
+        of_force = bank.theta if force else None
+        plain = (1, shape, force, False, False, substeps, 1.0)
+        times = torch.rand(4 if substeps else 1)
+        given = (torch.zeros(rows, 5), times, bank.theta, None, None, of_force, None, None, None, None)
+        found.append(native.kept_sizes(native.Inputs(*given, *plain)))
+    assert (KEPT_LAYOUT, found) == (2, [(343, 1024), (534, 4080), (441, 832)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

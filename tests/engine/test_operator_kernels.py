@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cases import Case, cases, make
 from ffrl_fast import PotentialBank, hj_loss, hj_residual, integrate, potential_field
 from ffrl_fast.native import dispatch, nodes
+from ffrl_fast.native.problem import KEPT_LAYOUT
 
 pytestmark = pytest.mark.skipif(nodes.compiled is None, reason=nodes.in_use)
 
@@ -112,11 +113,11 @@ def _call(name: str, z: Tensor, bank: PotentialBank, **changes: Any) -> tuple[An
     given = _arguments(z, bank, potential=0)
     wanted = [x is not None for x in (*given[:7], *given[8:10])]
     if name == "field":
-        args: tuple[Any, ...] = (*given, True)
+        args: tuple[Any, ...] = (*given, KEPT_LAYOUT)
     elif name == "hj_loss":
         args = (*given, changes.get("weight"), [*wanted, changes.get("weight") is not None])
     else:
-        *_, tape, packed = torch.ops.ffrl_fast.field(*given, True)
+        *_, tape, packed = torch.ops.ffrl_fast.field(*given, KEPT_LAYOUT)
         bar = changes.get("bar", torch.ones(z.shape[0]))
         args = (*given, bar, None, None, None, None, None, None, changes.get("tape", tape), packed, wanted)
     with _kernels_in_python() as found:
@@ -153,7 +154,7 @@ def test_errors_are_those_of_python(name: str) -> None:
     bank = PotentialBank(2, 6)
     index = torch.tensor([0, 1, 2])
     given = _arguments(torch.randn(3, 6), bank, index)
-    rest: tuple[Any, ...] = (True,) if name == "field" else (None, [True] + 9 * [False])
+    rest: tuple[Any, ...] = (KEPT_LAYOUT,) if name == "field" else (None, [True] + 9 * [False])
     with pytest.raises(IndexError, match=r"index: expected values in 0 … 1, found 2 in row 2"):
         getattr(torch.ops.ffrl_fast, name)(*given, *rest)
     times = torch.rand(3)
@@ -166,7 +167,7 @@ def test_errors_are_those_of_python(name: str) -> None:
 def test_a_gradient_is_never_silently_zero() -> None:
     """An operator reached without its Function has one, and an error where it is asked for a second time."""
     z, bank = torch.randn(9, 6, requires_grad=True), PotentialBank(2, 6)
-    u = torch.ops.ffrl_fast.field(*_arguments(z, bank, potential=0), True)[0]
+    u = torch.ops.ffrl_fast.field(*_arguments(z, bank, potential=0), KEPT_LAYOUT)[0]
     expected = torch.autograd.grad(potential_field(z, 0.5, bank, index=0).u.sum(), z)
     torch.testing.assert_close(torch.autograd.grad(u.sum(), z, retain_graph=True), expected, rtol=0, atol=0)
     (first,) = torch.autograd.grad(u.sum(), z, create_graph=True)
@@ -192,7 +193,7 @@ def test_threads_that_meet_new_sizes_together() -> None:
 
     def work(start: int) -> None:
         for rows in [*range(start, 200), *range(1, start)]:
-            found = torch.ops.ffrl_fast.field(*_arguments(torch.ones(rows, 6), bank, potential=0), True)[0]
+            found = torch.ops.ffrl_fast.field(*_arguments(torch.ones(rows, 6), bank, potential=0), KEPT_LAYOUT)[0]
             if rows in expected and not torch.equal(found, expected[rows]):
                 wrong.append(rows)
 

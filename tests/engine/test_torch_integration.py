@@ -24,6 +24,7 @@ from ffrl_fast import (
     potential_field,
     reference,
 )
+from ffrl_fast.native.problem import KEPT_LAYOUT
 
 SELECTIONS = ["int", "index", "gates"]
 
@@ -134,8 +135,8 @@ def _native_arguments(selection: str, per_row_time: bool, force: bool) -> tuple[
 @pytest.mark.parametrize("force", [False, True])
 def test_opcheck_native(selection: str, per_row_time: bool, force: bool) -> None:
     arguments = _native_arguments(selection, per_row_time, force)
-    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, residual, _, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, KEPT_LAYOUT))
+    u, dt, residual, _, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, KEPT_LAYOUT)
     bars = [torch.randn_like(u), torch.randn_like(dt), torch.randn_like(residual) if force else None, None, None]
     bars.append(torch.randn_like(motion))
     wanted = [arguments[i] is not None for i in native.DIFFERENTIABLE]
@@ -153,8 +154,8 @@ def test_opcheck_native_second_order(selection: str, per_row_time: bool, own: bo
     for what in (native.HESSIAN, native.LAPLACIAN, native.LOG_DET):
         opcheck(torch.ops.ffrl_fast.curvature.default, (*arguments, what, 0.5))
     arguments[9] = torch.randn_like(z) if own else torch.randn(z.shape[1], dtype=z.dtype)
-    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, _, hvp, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, KEPT_LAYOUT))
+    u, dt, _, hvp, _, _, motion, tape, packed = torch.ops.ffrl_fast.field(*arguments, KEPT_LAYOUT)
     bars = [torch.randn_like(u), torch.randn_like(dt), None, torch.randn_like(hvp), None, torch.randn_like(motion)]
     wanted = [arguments[i] is not None for i in native.DIFFERENTIABLE]
     opcheck(torch.ops.ffrl_fast.field_backward.default, (*arguments, *bars, None, tape, packed, wanted))
@@ -223,8 +224,8 @@ def test_opcheck_native_path(substeps: int) -> None:
     index, shape = torch.randint(0, 2, (50,)), list(bank.shape.native)
     given = (z, times, bank.theta.detach(), *conditioning, None, None, index, None, None)
     arguments = (*given, -1, shape, True, True, True, substeps, 0.5)
-    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, True))
-    u, dt, residual, _, row_sum, _, path, tape, packed = torch.ops.ffrl_fast.field(*arguments, True)
+    opcheck(torch.ops.ffrl_fast.field.default, (*arguments, KEPT_LAYOUT))
+    u, dt, residual, _, row_sum, _, path, tape, packed = torch.ops.ffrl_fast.field(*arguments, KEPT_LAYOUT)
     bars = [torch.randn_like(x) for x in (u, dt, residual)]
     bars += [None, torch.randn_like(row_sum), torch.randn_like(path)]
     wanted = [True, False, True, True, True, False, False, False, False]
